@@ -1,0 +1,110 @@
+#include <string>
+#include <vector>
+
+#include "bindings/register.h"
+#include "ops.h"
+
+// Every function takes addresses, sizes and a place to run: `threads` >= 1 on the CPU, or `threads` = 0 and a
+// CUDA stream. Nothing here checks, copies, casts or allocates tensors; ribs.ops does.
+
+namespace ribs::bindings {
+namespace py = pybind11;
+
+void register_build(py::module_& m) {
+    m.def("build_info", [] {
+        const bool cuda = std::string(RIBS_CUDA_VERSION).size() > 0;
+        py::dict info;
+        info["version"] = RIBS_VERSION;
+        info["cuda"] = cuda;
+        info["cuda_version"] = cuda ? py::object(py::str(RIBS_CUDA_VERSION)) : py::none();
+        info["cuda_architectures"] = RIBS_CUDA_ARCHITECTURES;
+        info["compiler"] = RIBS_COMPILER;
+        info["build_type"] = RIBS_BUILD_TYPE;
+        return info;
+    });
+}
+
+void register_fake_quantize(py::module_& m) {
+    m.def("fake_quantize_partials", &fake_quantize_partials);
+    m.def(
+        "fake_quantize",
+        [](uintptr_t x, uintptr_t step, uintptr_t zero_point, uintptr_t out, int64_t outer, int64_t channels,
+           int64_t inner, int64_t qmin, int64_t qmax, int threads, uintptr_t stream) {
+            const FakeQuantizeParams p{pointer<const float>(x),
+                                       pointer<const float>(step),
+                                       pointer<const int32_t>(zero_point),
+                                       pointer<float>(out),
+                                       outer,
+                                       channels,
+                                       inner,
+                                       qmin,
+                                       qmax};
+            threads > 0 ? cpu::fake_quantize(p, threads) : cuda::fake_quantize(p, pointer<void>(stream));
+        },
+        py::call_guard<py::gil_scoped_release>());
+    m.def(
+        "fake_quantize_backward",
+        [](uintptr_t grad, uintptr_t x, uintptr_t step, uintptr_t zero_point, uintptr_t grad_x,
+           uintptr_t grad_step, uintptr_t partials, int64_t outer, int64_t channels, int64_t inner,
+           int64_t qmin, int64_t qmax, int threads, uintptr_t stream) {
+            const FakeQuantizeBackwardParams p{pointer<const float>(grad),
+                                               pointer<const float>(x),
+                                               pointer<const float>(step),
+                                               pointer<const int32_t>(zero_point),
+                                               pointer<float>(grad_x),
+                                               pointer<float>(grad_step),
+                                               pointer<double>(partials),
+                                               outer,
+                                               channels,
+                                               inner,
+                                               qmin,
+                                               qmax};
+            threads > 0 ? cpu::fake_quantize_backward(p, threads)
+                        : cuda::fake_quantize_backward(p, pointer<void>(stream));
+        },
+        py::call_guard<py::gil_scoped_release>());
+}
+
+void register_search_steps(py::module_& m) {
+    m.def("search_steps_sorts", &search_steps_sorts);
+    m.def("search_steps_workspace", &search_steps_workspace);
+    m.def("search_steps", [](uintptr_t x, int64_t rows, int64_t n, const py::tuple& bits, bool symmetric,
+                             uintptr_t step, uintptr_t zero_point, uintptr_t mse, uintptr_t nonfinite,
+                             uintptr_t workspace, uintptr_t sorted, int threads, uintptr_t stream) {
+        std::vector<int32_t> widths;
+        for (const py::handle width : bits) widths.push_back(width.cast<int32_t>());
+        const SearchStepsParams p{pointer<const float>(x),
+                                  rows,
+                                  n,
+                                  widths.data(),
+                                  static_cast<int64_t>(widths.size()),
+                                  symmetric,
+                                  pointer<float>(step),
+                                  pointer<int32_t>(zero_point),
+                                  pointer<float>(mse),
+                                  pointer<int64_t>(nonfinite),
+                                  pointer<void>(workspace),
+                                  pointer<const float>(sorted)};
+        const py::gil_scoped_release release;
+        threads > 0 ? cpu::search_steps(p, threads) : cuda::search_steps(p, pointer<void>(stream));
+    });
+}
+
+void register_config_cost(py::module_& m) {
+    m.def(
+        "config_cost",
+        [](uintptr_t bits, uintptr_t macs, uintptr_t weights, uintptr_t bops, uintptr_t weight_bits,
+           int64_t configs, int64_t layers, int threads, uintptr_t stream) {
+            const ConfigCostParams p{pointer<const int64_t>(bits),
+                                     pointer<const int64_t>(macs),
+                                     pointer<const int64_t>(weights),
+                                     pointer<int64_t>(bops),
+                                     pointer<int64_t>(weight_bits),
+                                     configs,
+                                     layers};
+            threads > 0 ? cpu::config_cost(p, threads) : cuda::config_cost(p, pointer<void>(stream));
+        },
+        py::call_guard<py::gil_scoped_release>());
+}
+
+}  // namespace ribs::bindings

@@ -1,0 +1,36 @@
+#include <stdexcept>
+#include <string>
+
+#include "ops.h"
+
+namespace ribs {
+
+int64_t search_steps_workspace(int64_t, int64_t) {
+    return 0;
+}
+
+namespace cuda {
+namespace {
+
+[[noreturn]] void refuse(const char* name) {
+    throw std::runtime_error(std::string("[") + name +
+                             "] ribs was built without CUDA; rebuild with nvcc on PATH and RIBS_CUDA=ON");
+}
+
+}  // namespace
+
+void fake_quantize(const FakeQuantizeParams&, Stream) {
+    refuse("fake_quantize");
+}
+void fake_quantize_backward(const FakeQuantizeBackwardParams&, Stream) {
+    refuse("fake_quantize_backward");
+}
+void search_steps(const SearchStepsParams&, Stream) {
+    refuse("search_steps");
+}
+void config_cost(const ConfigCostParams&, Stream) {
+    refuse("config_cost");
+}
+
+}  // namespace cuda
+}  // namespace ribs

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+/// Compiles a hot loop once per instruction set and picks at load time. No clone contracts or reorders, so
+/// all of them give the same bits.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define RIBS_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define RIBS_CLONES
+#endif
+
+namespace ribs::cpu {
+
+/// Calls body(worker, index) once for every index in [0, count) on up to `threads` threads. Which worker gets
+/// which index is not determined, so a body may write only to places of its index (or merge exactly).
+template <class Body>
+void parallel_for(int64_t count, int threads, const Body& body) {
+    const int workers = static_cast<int>(std::min<int64_t>(threads, count));
+    if (workers <= 1) {
+        for (int64_t index = 0; index < count; ++index) body(0, index);
+        return;
+    }
+    std::atomic<int64_t> next{0};
+    std::exception_ptr error;
+    std::mutex guard;
+    const auto work = [&](int worker) {
+        try {
+            for (int64_t index = next++; index < count; index = next++) body(worker, index);
+        } catch (...) {
+            const std::lock_guard<std::mutex> lock(guard);
+            error = std::current_exception();
+        }
+    };
+    std::vector<std::thread> pool;
+    for (int worker = 1; worker < workers; ++worker) pool.emplace_back(work, worker);
+    work(0);
+    for (std::thread& thread : pool) thread.join();
+    if (error) std::rethrow_exception(error);
+}
+
+}  // namespace ribs::cpu

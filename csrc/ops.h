@@ -1,0 +1,92 @@
+#pragma once
+
+#include <cstdint>
+
+// The whole native interface: plain parameters, one launch function an operation and backend. Pointers are
+// dense and of the stated type; Python has validated them, allocated every output and keeps them alive.
+
+namespace ribs {
+
+/// A CUDA stream handle, as an opaque pointer so that this header needs no CUDA.
+using Stream = void*;
+
+/// x and out are [outer, channels, inner] in memory order; per tensor, outer and channels are 1.
+struct FakeQuantizeParams {
+    const float* x;
+    const float* step;
+    const int32_t* zero_point;
+    float* out;
+    int64_t outer, channels, inner;
+    int64_t qmin, qmax;
+};
+
+/// As above; `partials` holds fake_quantize_partials() doubles of workspace.
+struct FakeQuantizeBackwardParams {
+    const float* grad;
+    const float* x;
+    const float* step;
+    const int32_t* zero_point;
+    float* grad_x;
+    float* grad_step;
+    double* partials;
+    int64_t outer, channels, inner;
+    int64_t qmin, qmax;
+};
+
+/// x is [rows, n]; step, zero_point and mse are [bits_count, rows]. `nonfinite` receives the number of NaN
+/// and of infinite values; when it is not (0, 0) the other outputs are meaningless.
+struct SearchStepsParams {
+    const float* x;
+    int64_t rows, n;
+    const int32_t* bits;  ///< host memory
+    int64_t bits_count;
+    bool symmetric;
+    float* step;
+    int32_t* zero_point;
+    float* mse;
+    int64_t* nonfinite;
+    void*
+        workspace;  ///< CUDA only: search_steps_workspace() bytes, and x sorted by row where that asks for it
+    const float* sorted;
+};
+
+/// bits is [configs, layers, 2]; macs and weights are [layers]; bops and weight_bits are [configs].
+struct ConfigCostParams {
+    const int64_t* bits;
+    const int64_t* macs;
+    const int64_t* weights;
+    int64_t* bops;
+    int64_t* weight_bits;
+    int64_t configs, layers;
+};
+
+/// Number of doubles the backward pass wants as workspace.
+int64_t fake_quantize_partials(int64_t outer, int64_t channels, int64_t inner);
+/// Whether rows of n values are searched exactly, from sorted values, rather than from a histogram.
+bool search_steps_sorts(int64_t n);
+/// Number of bytes the CUDA search wants as workspace.
+int64_t search_steps_workspace(int64_t rows, int64_t n);
+
+namespace cpu {
+/// Quantizes and dequantizes x.
+void fake_quantize(const FakeQuantizeParams& p, int threads);
+/// LSQ gradients of x and the step.
+void fake_quantize_backward(const FakeQuantizeBackwardParams& p, int threads);
+/// MSE-optimal steps of every row for every bit-width.
+void search_steps(const SearchStepsParams& p, int threads);
+/// Bit operations and weight bits of every configuration.
+void config_cost(const ConfigCostParams& p, int threads);
+}  // namespace cpu
+
+namespace cuda {
+/// Quantizes and dequantizes x.
+void fake_quantize(const FakeQuantizeParams& p, Stream stream);
+/// LSQ gradients of x and the step.
+void fake_quantize_backward(const FakeQuantizeBackwardParams& p, Stream stream);
+/// MSE-optimal steps of every row for every bit-width.
+void search_steps(const SearchStepsParams& p, Stream stream);
+/// Bit operations and weight bits of every configuration.
+void config_cost(const ConfigCostParams& p, Stream stream);
+}  // namespace cuda
+
+}  // namespace ribs

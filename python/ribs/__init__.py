@@ -1,0 +1,45 @@
+"""Choose the bit-width of every layer of a trained network under a budget of bit operations or MiB.
+
+`ribs.search(model, loader, ribs.Budget(bops="4/4"))` is the main job; see `ribs.search`, `ribs.quantize` and
+`ribs.count`. Names are loaded on first use, so that `import ribs` and `ribs --help` do not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ribs import ops as ops
+    from ribs.ops import build_info as build_info
+    from ribs.select.budget import Budget as Budget
+    from ribs.select.cost import CostTable as CostTable
+    from ribs.select.cost import count as count
+    from ribs.select.errors import InfeasibleBudgetError as InfeasibleBudgetError
+    from ribs.select.result import Result as Result
+    from ribs.select.run import quantize as quantize
+    from ribs.select.run import search as search
+
+_HOME = {
+    "Budget": "ribs.select.budget",
+    "CostTable": "ribs.select.cost",
+    "InfeasibleBudgetError": "ribs.select.errors",
+    "Result": "ribs.select.result",
+    "build_info": "ribs.ops",
+    "count": "ribs.select.cost",
+    "quantize": "ribs.select.run",
+    "search": "ribs.select.run",
+}
+__all__ = ["__version__", "ops", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ops":
+        return import_module("ribs.ops")
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'ribs' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

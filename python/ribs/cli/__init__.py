@@ -1,0 +1,1 @@
+"""The command line, and the digits task that its demo, the tests and the benchmarks learn from."""

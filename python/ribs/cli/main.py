@@ -1,0 +1,85 @@
+"""The `ribs` command. It parses first and imports torch only when a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+DONE, USAGE, INFEASIBLE, INTERRUPTED = 0, 2, 3, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0 when done, 2 for bad usage or input, 3 for a budget that cannot be met."""
+    arguments = _parser().parse_args(argv)
+    try:
+        import_module(f"ribs.cli.{arguments.command}").run(arguments)
+    except KeyboardInterrupt:
+        print("ribs: interrupted; nothing was written", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if not isinstance(error, (ValueError, TypeError, OSError, ImportError)):
+            raise
+        print(f"ribs: {error}", file=sys.stderr)
+        return INFEASIBLE if type(error).__name__ == "InfeasibleBudgetError" else USAGE
+    return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ribs", description="Choose the bit-width of every layer of a trained network under a budget."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_search(commands.add_parser("search", help="find the best bits of a network within a budget"))
+    _add_count(commands.add_parser("count", help="MACs, bit operations and size of a network"))
+    _add_demo(commands.add_parser("demo", help="the main job on a small network and real digits, offline"))
+    return parser
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--data", required=True, help="a folder of images, or a torch file of tensors")
+    parser.add_argument("--budget-bops", metavar="B", help='bit operations: a number, or "4/4" as a uniform network')
+    parser.add_argument("--budget-size", metavar="MIB", help='MiB of weights: a number, or "4/4" as a uniform network')
+    parser.add_argument("--bits", default="2,3,4,5,6,7,8", help="candidate bit-widths (default: %(default)s)")
+    parser.add_argument("--activation-bits", type=int, help="fix the bits of all activations")
+    parser.add_argument("--pin", action="append", default=[], metavar="UNIT=BITS", help="first=8, fc=8/8; repeatable")
+    _add_units(parser)
+    parser.add_argument("--iterations", type=int, default=10, help="default: %(default)s")
+    parser.add_argument("--update-size", type=int, metavar="M", help="units changed an iteration (default: half)")
+    parser.add_argument("--samples", type=int, default=1024, help="calibration samples (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--no-progress", action="store_true", help="no bars")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_count(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    _add_units(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="of the search (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="run seeds 0..N-1 and print a line for each")
+    parser.add_argument("--units", choices=("block", "layer"), default="block", help="default: %(default)s")
+    parser.add_argument("--picture", metavar="FILE", help="save a picture of the result (.png, .svg)")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a timm name (resnet18), or package.module:function that returns a model")
+    parser.add_argument("--checkpoint", metavar="FILE", help="weights to load: .safetensors, or a torch file")
+    parser.add_argument("--random-weights", action="store_true", help="do not fetch timm's pretrained weights")
+    parser.add_argument("--input-size", metavar="CxHxW", help="size of one image (default: the model's own)")
+
+
+def _add_units(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--units", choices=("block", "layer"), default="block", help="default: %(default)s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

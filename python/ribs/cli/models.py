@@ -1,0 +1,113 @@
+"""Models and data named on the command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import DataLoader
+
+
+def load_model(name: str, *, checkpoint: str | None, pretrained: bool) -> nn.Module:
+    """A timm model, or what `package.module:function` returns (this runs that code), in eval mode.
+
+    checkpoint: a file whose weights must fit exactly; nothing in it is ever executed.
+    Raises: ValueError for names that lead nowhere and checkpoints that do not fit.
+    """
+    model = _call(name) if ":" in name else _timm_model(name, pretrained=pretrained and checkpoint is None)
+    if checkpoint is not None:
+        _load_checkpoint(model, Path(checkpoint))
+    return model.eval()
+
+
+def _call(name: str) -> nn.Module:
+    module, _, function = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the user's own file in the present folder
+    try:
+        built = getattr(import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{name!r} cannot be loaded: {error}") from error
+    if not isinstance(built, nn.Module):
+        raise ValueError(f"{name!r} returned {type(built).__name__}, not a torch.nn.Module")
+    return built
+
+
+def _timm_model(name: str, *, pretrained: bool) -> nn.Module:
+    timm = _timm()
+    if not timm.is_model(name.split(".")[0]):
+        near = timm.list_models(f"*{name}*")[:5]
+        raise ValueError(f"timm has no model {name!r}; {f'near it: {near}' if near else 'see timm.list_models()'}")
+    model: nn.Module = timm.create_model(name, pretrained=pretrained)
+    return model
+
+
+def _timm() -> Any:
+    try:
+        return import_module("timm")
+    except ImportError as error:
+        raise ImportError('named models and image folders need timm: pip install "ribs-quant[timm]"') from error
+
+
+def _load_checkpoint(model: nn.Module, path: Path) -> None:
+    if path.suffix == ".safetensors":
+        state: Any = load_file(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the model: {error}") from None
+
+
+def input_size(model: nn.Module, given: str | None) -> tuple[int, ...]:
+    """(channels, height, width) of one image: as given ("3x224x224"), else timm's for the model, else 3x224x224."""
+    if given is not None:
+        try:
+            size = tuple(int(part) for part in given.lower().split("x"))
+        except ValueError:
+            size = ()
+        if len(size) != 3 or min(size) < 1:
+            raise ValueError(f"--input-size {given!r} cannot be read; give CxHxW such as 3x224x224")
+        return size
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return tuple(config.get("input_size") or (3, 224, 224))
+
+
+def load_data(path: Path, model: nn.Module, size: tuple[int, ...], *, batch_size: int, seed: int, workers: int) -> Any:
+    """Batches from a folder of images (shuffled by `seed`), or from a torch file of tensors (in order).
+
+    A torch file holds a tensor, a tuple led by the input, or a dict of tensors, samples first.
+    """
+    if not path.exists():
+        raise ValueError(f"--data {path} does not exist")
+    if path.is_file():
+        return _slices(torch.load(path, map_location="cpu", weights_only=True), batch_size)
+    _timm()
+    data = import_module("timm.data")
+    config = data.resolve_data_config({"input_size": size}, model=model)
+    dataset = data.ImageDataset(str(path), transform=data.create_transform(**config))
+    generator = torch.Generator().manual_seed(seed)
+    return DataLoader(dataset, batch_size, shuffle=True, generator=generator, num_workers=workers)
+
+
+def _slices(data: Any, batch_size: int) -> Iterable[Any]:
+    tensors = [leaf for leaf in tree_leaves(data) if isinstance(leaf, torch.Tensor) and leaf.dim() > 0]
+    if not tensors:
+        raise ValueError("--data: the file holds no tensors; it must hold a tensor, a tuple or a dict of tensors")
+    samples = tensors[0].shape[0]
+    return [
+        tree_map(lambda leaf, start=start: leaf[start : start + batch_size], data)
+        for start in range(0, samples, batch_size)
+    ]

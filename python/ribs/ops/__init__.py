@@ -1,0 +1,18 @@
+"""Tensor operators, native on the CPU and on CUDA; `ribs.ops.twin` has each of them in plain torch."""
+
+from ribs.ops import twin
+from ribs.ops.build import build_info
+from ribs.ops.cost import config_cost
+from ribs.ops.quantize import fake_quantize
+from ribs.ops.steps import search_steps
+from ribs.ops.twin import ConfigCost, StepSearch
+
+__all__ = [
+    "ConfigCost",
+    "StepSearch",
+    "build_info",
+    "config_cost",
+    "fake_quantize",
+    "search_steps",
+    "twin",
+]

@@ -1,0 +1,114 @@
+"""What operators refuse, and the words they do it in: operator, argument, what came, what is allowed."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+MAX_CODE = 65536
+
+
+def dtype(op: str, name: str, value: Tensor, *allowed: torch.dtype, hint: str) -> None:
+    """Refuse a tensor of another dtype."""
+    if value.dtype not in allowed:
+        names = " or ".join(str(each) for each in allowed)
+        raise TypeError(f"[{op}] {name} dtype={value.dtype} is not supported; it must be {names}; {hint}")
+
+
+def axis(op: str, x: Tensor, value: int | None) -> None:
+    """Refuse an axis that x does not have."""
+    if value is not None and not -x.dim() <= value < x.dim():
+        have = f"-{x.dim()}..{x.dim() - 1}" if x.dim() else "only None, since x has no dimensions"
+        raise ValueError(f"[{op}] axis={value} is out of range for x of shape {tuple(x.shape)}; use {have}")
+
+
+def quantizer(op: str, x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis_: int | None) -> None:
+    """Refuse dtypes, shapes, devices and codes that do not make a quantizer of x."""
+    hint = f"convert it with .to({x.dtype})"
+    dtype(op, "x", x, torch.float32, torch.float64, hint="convert it with .float()")
+    dtype(op, "step", step, x.dtype, hint=hint)
+    dtype(op, "zero_point", zero_point, torch.int32, hint="convert it with .to(torch.int32)")
+    axis(op, x, axis_)
+    want = [(), (1,)] if axis_ is None else [(x.shape[axis_],)]
+    for name, value in (("step", step), ("zero_point", zero_point)):
+        if tuple(value.shape) not in want:
+            allowed = "a scalar or [1] without an axis" if axis_ is None else f"[{x.shape[axis_]}]"
+            raise ValueError(f"[{op}] {name} shape={list(value.shape)} does not fit axis={axis_}; it must be {allowed}")
+        if value.device != x.device:
+            raise ValueError(f"[{op}] {name} is on {value.device} but x is on {x.device}; move it with .to(x.device)")
+    if not -MAX_CODE <= qmin <= qmax <= MAX_CODE:
+        raise ValueError(
+            f"[{op}] qmin={qmin}, qmax={qmax} is not supported; "
+            f"they must satisfy -{MAX_CODE} <= qmin <= qmax <= {MAX_CODE}"
+        )
+
+
+def positive_step(op: str, step: Tensor) -> None:
+    """Refuse a step that is not positive and finite; reads the value, so for CPU tensors only."""
+    valid = (step > 0) & (step < math.inf)
+    if not bool(valid.all()):
+        worst = step[~valid].flatten()[0].item()
+        raise ValueError(f"[{op}] step={worst} is not supported; every step must be positive and finite")
+
+
+def bit_widths(op: str, bits: Iterable[int]) -> tuple[int, ...]:
+    """Refuse bit-widths outside 1..8; returns them as a tuple."""
+    if isinstance(bits, int) or not isinstance(bits, Iterable):
+        raise TypeError(f"[{op}] bits={bits!r} is not a sequence; pass for instance bits=[4] or range(2, 9)")
+    widths = tuple(bits)
+    if not widths:
+        raise ValueError(f"[{op}] bits is empty; give at least one of 1..8")
+    for width in widths:
+        if isinstance(width, bool) or not isinstance(width, int):
+            raise TypeError(f"[{op}] bits={width!r} is not an int; supported bits are the ints 1..8")
+        if not 1 <= width <= 8:
+            raise ValueError(f"[{op}] bits={width} is not supported; supported bits are 1..8")
+    return widths
+
+
+def searchable(op: str, x: Tensor, axis_: int | None) -> None:
+    """Refuse tensors that have no MSE-optimal step."""
+    dtype(op, "x", x, torch.float32, hint="convert it with .float()")
+    axis(op, x, axis_)
+    if x.numel() == 0:
+        raise ValueError(f"[{op}] x of shape {list(x.shape)} is empty; there is no step to find")
+
+
+def finite(op: str, nan: int, infinite: int) -> None:
+    """Refuse values that are not finite, given how many there are."""
+    if nan or infinite:
+        raise ValueError(f"[{op}] x has {nan} NaN and {infinite} infinite values; all values must be finite")
+
+
+def cost_arguments(op: str, bits: Tensor, macs: Tensor, weights: Tensor) -> None:
+    """Refuse shapes, dtypes, devices and totals that config_cost cannot add up exactly."""
+    for name, value in (("bits", bits), ("macs", macs), ("weights", weights)):
+        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+            raise TypeError(f"[{op}] {name} dtype={value.dtype} is not supported; it must be an integer dtype")
+        if value.device != bits.device:
+            raise ValueError(f"[{op}] {name} is on {value.device} but bits is on {bits.device}; move it there")
+    if bits.dim() != 3 or bits.shape[2] != 2:
+        raise ValueError(f"[{op}] bits shape={list(bits.shape)} is not supported; it must be [configs, layers, 2]")
+    for name, value in (("macs", macs), ("weights", weights)):
+        if tuple(value.shape) != (bits.shape[1],):
+            raise ValueError(f"[{op}] {name} shape={list(value.shape)} must be [{bits.shape[1]}], one per layer")
+    cost_range(op, bits, macs, weights)
+
+
+def cost_range(op: str, bits: Tensor, macs: Tensor, weights: Tensor) -> None:
+    """Refuse negative numbers, and totals that int64 might not hold, counted in Python integers."""
+    if bits.numel() == 0:
+        return
+    for name, value in (("bits", bits), ("macs", macs), ("weights", weights)):
+        lowest = int(value.min())
+        if lowest < 0:
+            raise ValueError(f"[{op}] {name} has the value {lowest}; all must be 0 or more")
+    widest = int(bits.max())
+    for name, value, factor in (("macs", macs, widest**2), ("weights", weights, widest)):
+        total = sum(value.tolist()) * factor
+        if total >= 2**63:
+            raise OverflowError(
+                f"[{op}] {len(value)} layers of {name} at up to {widest} bits cost up to {total}, "
+                f"more than int64 holds; count in larger units"
+            )

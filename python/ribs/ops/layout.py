@@ -1,0 +1,27 @@
+"""How the memory of a tensor is seen by a native operator."""
+
+from math import prod
+
+from torch import Tensor
+
+
+def memory_order(x: Tensor) -> list[int] | None:
+    """List the dimensions from the outermost to the innermost in memory, or None when memory has gaps."""
+    if x.is_contiguous():
+        return list(range(x.dim()))
+    order = sorted(range(x.dim()), key=lambda d: (x.stride(d), x.shape[d]), reverse=True)
+    expected = 1
+    for d in reversed(order):
+        if x.shape[d] != 1 and x.stride(d) != expected:
+            return None
+        expected *= x.shape[d]
+    return order
+
+
+def split(x: Tensor, order: list[int], axis: int | None) -> tuple[int, int, int]:
+    """Give the sizes (outer, channels, inner) of dense memory around `axis`; no axis is one channel."""
+    if axis is None:
+        return 1, 1, x.numel()
+    shape = [x.shape[d] for d in order]
+    at = order.index(axis % x.dim())
+    return prod(shape[:at]), shape[at], prod(shape[at + 1 :])

@@ -1,0 +1,62 @@
+"""Batch norm folded into the convolution or linear layer before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+
+def fold_batch_norms(model: nn.Module, pairs: Iterable[tuple[str, str]]) -> int:
+    """Fold each (layer, batch norm) pair in place and return how many were folded.
+
+    y = gamma * (W x + c - mean) / sqrt(var + eps) + beta becomes one layer with scaled weights and a bias. The norm
+    makes way for what it did besides normalising (timm's `BatchNormAct2d` carries `drop` and `act`), or for an
+    identity. A norm without running statistics is left as it is.
+    """
+    folded = 0
+    for layer_name, norm_name in pairs:
+        norm = model.get_submodule(norm_name)
+        assert isinstance(norm, _BatchNorm)
+        if norm.running_mean is None or norm.running_var is None:
+            continue
+        _fold(model.get_submodule(layer_name), norm)
+        parent, _, child = norm_name.rpartition(".")
+        setattr(model.get_submodule(parent), child, _remainder(norm))
+        folded += 1
+    return folded
+
+
+@torch.no_grad()
+def _fold(layer: nn.Module, norm: _BatchNorm) -> None:
+    assert isinstance(layer, (_ConvNd, nn.Linear))
+    assert norm.running_mean is not None and norm.running_var is not None
+    # In double: the quotient of two float32 roundings would otherwise show at 8 bits.
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    bias = -norm.running_mean.double() * scale
+    if norm.bias is not None:
+        bias = bias + norm.bias.double()
+    if layer.bias is not None:
+        bias = bias + layer.bias.double() * scale
+    weight = _scale_output_channels(layer, layer.weight.double(), scale)
+    layer.weight = nn.Parameter(weight.to(layer.weight.dtype), layer.weight.requires_grad)
+    layer.bias = nn.Parameter(bias.to(layer.weight.dtype), layer.weight.requires_grad)
+
+
+def _scale_output_channels(layer: nn.Module, weight: Tensor, scale: Tensor) -> Tensor:
+    if not isinstance(layer, _ConvTransposeNd):
+        return weight * scale.reshape(-1, *(1,) * (weight.dim() - 1))
+    # (in, out / groups, ...): the input channels of a group meet that group's output channels only.
+    grouped = weight.reshape(layer.groups, -1, *weight.shape[1:])
+    per_group = scale.reshape(layer.groups, 1, -1, *(1,) * (weight.dim() - 2))
+    return (grouped * per_group).reshape(weight.shape)
+
+
+def _remainder(norm: _BatchNorm) -> nn.Module:
+    rest = [module for name in ("drop", "act") if isinstance(module := getattr(norm, name, None), nn.Module)]
+    return nn.Sequential(*rest) if rest else nn.Identity()

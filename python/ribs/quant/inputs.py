@@ -1,0 +1,111 @@
+"""What a data loader yields, as the arguments of a model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+WHAT_A_BATCH_MAY_BE = (
+    "a batch must be a tensor, a tuple or list whose first item is the model's input (labels may follow and are "
+    "ignored), or a dict of tensors passed to the model by name"
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The arguments of one forward call; every tensor has the samples along its first dimension."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [leaf for leaf in tree_leaves((self.args, dict(self.kwargs))) if isinstance(leaf, Tensor)]
+
+    @property
+    def samples(self) -> int:
+        """Number of samples: the first dimension of the first tensor."""
+        return self.tensors[0].shape[0]
+
+    def head(self, samples: int) -> Inputs:
+        """The first `samples` samples."""
+        return self._map(lambda tensor: tensor[:samples])
+
+    def to(self, device: torch.device | str) -> Inputs:
+        return self._map(lambda tensor: tensor.to(device))
+
+    def call(self, model: nn.Module) -> Any:
+        return model(*self.args, **self.kwargs)
+
+    def _map(self, function: Any) -> Inputs:
+        args, kwargs = tree_map(
+            lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, (self.args, dict(self.kwargs))
+        )
+        return Inputs(args, kwargs)
+
+
+def as_inputs(model: nn.Module, batch: Any) -> Inputs:
+    """The part of one loader batch that the model takes; labels are left out.
+
+    Raises: TypeError for anything but a tensor, a tuple or list led by the input, or a dict of tensors.
+    """
+    if isinstance(batch, Tensor):
+        inputs = Inputs((batch,), {})
+    elif isinstance(batch, Mapping):
+        inputs = Inputs((), _accepted(model, batch))
+    elif isinstance(batch, (tuple, list)) and len(batch) > 0:
+        first = batch[0]
+        if isinstance(first, Mapping):
+            inputs = Inputs((), _accepted(model, first))
+        else:
+            inputs = Inputs(tuple(first) if isinstance(first, (tuple, list)) else (first,), {})
+    else:
+        raise TypeError(f"[ribs] got a batch of type {type(batch).__name__}; {WHAT_A_BATCH_MAY_BE}")
+    leaves = tree_leaves((inputs.args, dict(inputs.kwargs)))
+    wrong = [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor)]
+    if wrong or not leaves:
+        found = f"an item of type {wrong[0]}" if wrong else "no tensor that the model's forward takes"
+        raise TypeError(f"[ribs] got a batch with {found}; {WHAT_A_BATCH_MAY_BE}")
+    if any(leaf.dim() == 0 for leaf in leaves):
+        raise TypeError("[ribs] got a 0-d tensor in a batch; the first dimension must be the samples")
+    return inputs
+
+
+def collect(model: nn.Module, loader: Iterable[Any], samples: int) -> list[Inputs]:
+    """The calibration set: exactly the loader's first `samples` samples (fewer if it has fewer), batch by batch.
+
+    Raises: TypeError for unreadable batches; ValueError for an empty loader, `samples` < 1 or NaN/Inf inputs.
+    """
+    if samples < 1:
+        raise ValueError(f"[ribs] calibration_samples={samples} is not allowed; give at least 1")
+    batches: list[Inputs] = []
+    left = samples
+    for batch in loader:
+        inputs = as_inputs(model, batch)
+        if inputs.samples == 0:
+            continue
+        inputs = inputs.head(left) if inputs.samples > left else inputs
+        for tensor in inputs.tensors:
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"[ribs] batch {len(batches)} of the loader holds NaN or Inf; clean the data first")
+        batches.append(inputs)
+        left -= inputs.samples
+        if left == 0:
+            break
+    if not batches:
+        raise ValueError("[ribs] the loader yielded no samples; ribs needs a few hundred unlabelled inputs")
+    return batches
+
+
+def _accepted(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The items that the model's forward names; all of them when it takes **kwargs."""
+    parameters = inspect.signature(model.forward).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return dict(batch)
+    return {name: value for name, value in batch.items() if name in parameters}

@@ -1,0 +1,155 @@
+"""A quantized copy of a float network, with its layers, its units and one way to choose their bits."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ribs import ops
+from ribs.quant.fold import fold_batch_norms
+from ribs.quant.inputs import Inputs
+from ribs.quant.layers import QuantizedLayer, QuantizedMatmul, attach_matmuls
+from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, StepAverage
+from ribs.quant.trace import Trace, trace
+from ribs.quant.units import Unit, UnitScheme, find_units
+
+Bits = tuple[int, int]  # (weight bits, activation bits)
+
+
+@dataclass(frozen=True)
+class QuantizedNetwork:
+    """The private copy that ribs works on; the caller's model is never touched.
+
+    model: the copy, with batch norm folded and quantized layers in place.
+    trace: what one forward of the float model showed.
+    units: groups of layers that share their bits.
+    """
+
+    model: nn.Module
+    trace: Trace
+    units: tuple[Unit, ...]
+
+    def set_bits(self, unit: Unit, bits: Bits) -> None:
+        """Choose the (weight, activation) bits of every layer of one unit; 32 means float."""
+        for name in unit.layers:
+            layer = self.model.get_submodule(name)
+            assert isinstance(layer, (QuantizedLayer, QuantizedMatmul))
+            layer.set_bits(*bits)
+
+    def configure(self, configuration: Mapping[str, Bits]) -> None:
+        """Choose the bits of every unit: {unit name: (weight bits, activation bits)}."""
+        for unit in self.units:
+            self.set_bits(unit, configuration[unit.name])
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def prepare(model: nn.Module, inputs: Inputs, units: UnitScheme = "block") -> QuantizedNetwork:
+    """A deep copy of the model, folded, with a quantized layer in the place of each Conv, Linear and matmul.
+
+    inputs: any batch; one sample of it is used to see what runs.
+    Raises: ValueError or TypeError for a model in training mode, parameters that are not finite float32 on one
+        device, nothing to quantize, or layers that never run.
+    """
+    check_model(model)
+    seen = trace(model, inputs)
+    grouped = find_units(model, seen.layers, units)
+    network = copy.deepcopy(model).requires_grad_(False)
+    fold_batch_norms(network, seen.batch_norms)
+    for owner, count in seen.matmuls.items():
+        attach_matmuls(network.get_submodule(owner), count)
+    for layer in seen.layers:
+        if layer.kind != "matmul":
+            network = _replace(network, layer.name, QuantizedLayer(network.get_submodule(layer.name)))
+    if seen.unquantized:
+        places = ", ".join(name or "outside of any module" for name in seen.unquantized)
+        warnings.warn(
+            f"[ribs] {sum(seen.unquantized.values()):,} MACs stay in float and are counted at 32 x 32 bits: products "
+            f"that no Conv, Linear or matmul of two activations does, in {places}",
+            stacklevel=3,
+        )
+    return QuantizedNetwork(network.eval(), seen, grouped)
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise, naming the module or parameter, for a model that cannot be quantized as it stands."""
+    check_training(model)
+    devices = set()
+    for name, parameter in model.named_parameters():
+        if parameter.dtype is not torch.float32:
+            raise TypeError(f"[ribs] parameter {name!r} is {parameter.dtype}; ribs needs float32: call model.float()")
+        if not bool(torch.isfinite(parameter).all()):
+            raise ValueError(f"[ribs] parameter {name!r} holds NaN or Inf")
+        devices.add(str(parameter.device))
+    if len(devices) > 1:
+        raise ValueError(f"[ribs] the model's parameters are on {sorted(devices)}; move them to one device")
+
+
+def check_training(model: nn.Module) -> None:
+    training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
+    if training:
+        raise ValueError(f"[ribs] {training[0]} is in training mode; call model.eval() first")
+
+
+@torch.no_grad()
+def calibrate(
+    network: QuantizedNetwork,
+    batches: Sequence[Inputs],
+    choices: Sequence[int],
+    *,
+    progress: Callable[[Iterable[Inputs]], Iterable[Inputs]] = iter,
+) -> None:
+    """Find the MSE-optimal steps of all weights and activations for every bit-width in `choices`.
+
+    Activations are seen as the float network produces them; their steps are averaged over the batches.
+    Raises: ValueError naming the layer whose weights or input hold NaN or Inf.
+    """
+    _set_all(network, FLOAT_BITS)
+    if not choices:
+        return
+    observers: dict[FakeQuantizer, StepAverage] = {}
+    for name, module in network.model.named_modules():
+        if isinstance(module, QuantizedLayer):
+            quantizer = module.weight_quantizer
+            weight = ops.search_steps(module.weight, choices, symmetric=True, axis=quantizer.axis)
+            quantizer.set_steps(choices, weight.step, weight.zero_point)
+        if isinstance(module, (QuantizedLayer, QuantizedMatmul)):
+            for quantizer in module.activation_quantizers:
+                observers[quantizer] = StepAverage(name, choices, symmetric=quantizer.symmetric)
+    try:
+        for quantizer, observer in observers.items():
+            quantizer.observer = observer
+        for inputs in progress(batches):
+            inputs.to(network.device).call(network.model)
+    finally:
+        for quantizer in observers:
+            quantizer.observer = None
+    for quantizer, observer in observers.items():
+        if observer.batches == 0:
+            raise ValueError(f"[calibrate] {observer.name!r} never ran on the calibration set, but did when traced")
+        step, zero_point = observer.result()
+        quantizer.set_steps(choices, step.to(network.device), zero_point.to(network.device))
+
+
+def _set_all(network: QuantizedNetwork, bits: int) -> None:
+    for unit in network.units:
+        network.set_bits(unit, (bits, bits))
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    """Put a module in the place of another, under every name it has; returns the root, new if it was the layer."""
+    if not name:
+        return module
+    old = model.get_submodule(name)
+    for parent in list(model.modules()):
+        for child, candidate in list(parent._modules.items()):  # named_children skips repeats
+            if candidate is old and parent is not module:
+                setattr(parent, child, module)
+    return model

@@ -1,0 +1,71 @@
+"""Pictures of a search's result, drawn with matplotlib (the extra `plot`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ribs.select.result import Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def plot_result(result: Result, *, uniform: Result | None = None, title: str = "") -> Figure:
+    """Draw the bits of each unit beside the loss by iteration, measured and predicted.
+
+    uniform: a uniformly quantized network to compare with; its loss is a line in the right panel.
+    Raises: ImportError without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('pictures need matplotlib: pip install "ribs-quant[plot]"') from error
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    _bits(left, result)
+    _losses(right, result, uniform)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def _bits(axes: Axes, result: Result) -> None:
+    names = list(result.bits)
+    pairs = list(result.bits.values())
+    positions = range(len(names))
+    tied = all(weight == activation for weight, activation in pairs)
+    width = 0.7 if tied else 0.38
+    shift = 0.0 if tied else 0.2
+    bars = axes.bar([p - shift for p in positions], [pair[0] for pair in pairs], width, color="#2f6db5")
+    axes.bar_label(bars, fontsize=8)
+    if not tied:
+        others = axes.bar([p + shift for p in positions], [pair[1] for pair in pairs], width, color="#e08a2e")
+        axes.bar_label(others, fontsize=8)
+        axes.legend([bars, others], ["weights", "activations"], frameon=False)
+    axes.set_xticks(list(positions), names, rotation=45, ha="right", fontsize=8)
+    axes.set_ylabel("bits of weights and activations" if tied else "bits")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _losses(axes: Axes, result: Result, uniform: Result | None) -> None:
+    iterations = range(1, len(result.history) + 1)
+    measured = [record.loss for record in result.history]
+    axes.plot(iterations, measured, "o-", color="#2f6db5", label="measured")
+    axes.plot(
+        iterations,
+        [max(record.predicted, 0.0) for record in result.history],
+        "x:",
+        color="#888888",
+        label="predicted by the ILP",
+    )
+    axes.axhline(result.loss, color="#2f6db5", linewidth=0.8, linestyle="--", label="best measured")
+    if uniform is not None:
+        weight, activation = next(iter(uniform.bits.values()))
+        axes.axhline(uniform.loss, color="#c23b3b", label=f"uniform {weight}/{activation}")
+    axes.set_xlabel("iteration")
+    axes.set_ylabel("task loss")
+    axes.set_ylim(bottom=0)
+    axes.set_xticks(list(iterations))
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)

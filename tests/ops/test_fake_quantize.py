@@ -1,0 +1,216 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ribs import ops
+from ribs.ops import twin
+
+LAYOUTS = {
+    "contiguous": lambda: torch.randn(4, 6, 5, 7),
+    "channels_last": lambda: torch.randn(4, 6, 5, 7).to(memory_format=torch.channels_last),
+    "transposed": lambda: torch.randn(6, 4, 5, 7).transpose(0, 1),
+    "expanded": lambda: torch.randn(1, 6, 1, 7).expand(4, 6, 5, 7),  # stride 0: copied
+    "strided": lambda: torch.randn(4, 6, 5, 14)[..., ::2],
+    "sliced": lambda: torch.randn(8, 6, 5, 7)[2:6],
+    "misaligned": lambda: torch.randn(4 * 6 * 5 * 7 + 1)[1:].view(4, 6, 5, 7),
+    "flipped": lambda: torch.randn(4, 6, 5, 7).flip(0),
+    "wide": lambda: torch.randn(2, 3, 100, 100),  # rows of several reduction segments
+    "one_channel": lambda: torch.randn(70, 1, 2, 2),
+    "many_rows": lambda: torch.randn(300, 5),  # several groups of narrow rows
+    "empty": lambda: torch.randn(0, 3, 2),
+}
+SPECIALS = [0.0, -0.0, math.nan, math.inf, -math.inf, 1e30, -1e30, 1e-40, -1e-40, 0.5, 1.5, 2.5, -0.5, -0.25]
+CODES = [(0, 15, 3), (-8, 7, 0), (0, 255, 128), (0, 1, 0), (-1, 0, 0), (5, 5, 2)]
+
+
+def quantizer(x: torch.Tensor, axis: int | None, zero: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = () if axis is None else (x.shape[axis],)
+    step = torch.rand(shape, device=x.device) * 0.3 + 0.05
+    return step, torch.full(shape, zero, dtype=torch.int32, device=x.device)
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> None:
+    assert a.shape == b.shape and a.dtype == b.dtype
+    assert torch.equal(a.isnan(), b.isnan())
+    assert torch.equal(a.nan_to_num().view(torch.int32), b.nan_to_num().view(torch.int32))
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, -1])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_forward_is_the_twin_bit_for_bit(layout: str, axis: int | None, device: torch.device) -> None:
+    x = LAYOUTS[layout]().to(device)
+    step, zero_point = quantizer(x, axis)
+    out = ops.fake_quantize(x, step, zero_point, 0, 15, axis)
+    same_bits(out.contiguous(), twin.fake_quantize(x, step, zero_point, 0, 15, axis).contiguous())
+    assert out.stride() == torch.empty_like(x).stride()
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, -1])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_backward_is_the_twin(layout: str, axis: int | None, device: torch.device) -> None:
+    x = LAYOUTS[layout]().to(device)
+    step, zero_point = quantizer(x, axis)
+    arguments = (torch.randn_like(x), x, step, zero_point, 0, 15, axis)
+    grad_x, grad_step = torch.ops.ribs.fake_quantize_backward(*arguments)
+    want_x, want_step = twin.fake_quantize_backward(*arguments)
+    same_bits(grad_x.contiguous(), want_x.contiguous())
+    torch.testing.assert_close(grad_step, want_step, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("codes", CODES, ids=str)
+def test_hostile_values(codes: tuple[int, int, int], device: torch.device) -> None:
+    qmin, qmax, zero = codes
+    x = torch.tensor(SPECIALS, device=device)
+    step, zero_point = (
+        torch.tensor([1.0], device=device),
+        torch.tensor([zero], dtype=torch.int32, device=device),
+    )
+    out = ops.fake_quantize(x, step, zero_point, qmin, qmax)
+    same_bits(out, twin.fake_quantize(x, step, zero_point, qmin, qmax))
+    assert out[2].isnan() and out[3] == qmax - zero and out[4] == qmin - zero
+    assert not (out.eq(0) & out.signbit()).any()
+
+
+def test_scalar_tensor(device: torch.device) -> None:
+    step, zero_point = torch.tensor(0.5, device=device), torch.tensor(0, dtype=torch.int32, device=device)
+    out = ops.fake_quantize(torch.tensor(0.8, device=device), step, zero_point, -4, 3)
+    assert out.shape == () and out.item() == 1.0
+
+
+@pytest.mark.parametrize("codes", CODES[:4], ids=str)
+def test_agrees_with_torch_where_the_step_is_a_power_of_two(codes: tuple[int, int, int]) -> None:
+    qmin, qmax, zero = codes  # torch multiplies by the reciprocal, which is exact here
+    x = torch.randn(5000) * 10
+    want = torch.fake_quantize_per_tensor_affine(x, 0.125, max(qmin, min(qmax, zero)), qmin, qmax)
+    step, zero_point = torch.tensor(0.125), torch.tensor(max(qmin, min(qmax, zero)), dtype=torch.int32)
+    same_bits(ops.fake_quantize(x, step, zero_point, qmin, qmax), want)
+
+
+def lsq(x: torch.Tensor, step: torch.Tensor, low: int, high: int) -> torch.Tensor:
+    """LSQ as a composition of torch operators, with a straight-through round."""
+    u = (x / step).clamp(low, high)
+    return (u + (u.round() - u).detach()) * step
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "wide"])
+@pytest.mark.parametrize("axis", [None, 1])
+def test_gradients_are_those_of_eager_lsq(layout: str, axis: int | None, device: torch.device) -> None:
+    x = LAYOUTS[layout]().to(device).requires_grad_()
+    step, zero_point = quantizer(x, axis)
+    step.requires_grad_()
+    grad = torch.randn_like(x)
+    got = torch.autograd.grad(ops.fake_quantize(x, step, zero_point, 0, 15, axis), (x, step), grad)
+    shape = (1, -1, 1, 1) if axis == 1 else ()
+    y = lsq(x.double(), step.double().reshape(shape), -3, 12)
+    want = torch.autograd.grad(y, (x, step), grad.double())
+    torch.testing.assert_close(got[0], want[0])
+    torch.testing.assert_close(got[1], want[1], rtol=1e-4, atol=1e-4)
+
+
+def test_float64_runs_and_differentiates() -> None:
+    x = torch.randn(50, dtype=torch.float64, requires_grad=True)
+    step = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    y = ops.fake_quantize(x, step, torch.tensor(0, dtype=torch.int32), -4, 3)
+    got = torch.autograd.grad(y.square().sum(), (x, step))
+    want = torch.autograd.grad(lsq(x, step, -4, 3).square().sum(), (x, step))
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("axis", [None, 1])
+def test_results_do_not_depend_on_threads(axis: int | None) -> None:
+    x = torch.randn(7, 3, 301, 211)
+    step, zero_point = quantizer(x, axis)
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        found.append(torch.ops.ribs.fake_quantize_backward(x, x, step, zero_point, 0, 15, axis))
+        found[-1] += (ops.fake_quantize(x, step, zero_point, 0, 15, axis),)
+    torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own
+@pytest.mark.parametrize("axis", [None, 1])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
+def test_opcheck(layout: str, axis: int | None, device: torch.device) -> None:
+    x = LAYOUTS[layout]().to(device)
+    step, zero_point = quantizer(x, axis)
+    arguments = (x.requires_grad_(), step.requires_grad_(), zero_point, 0, 15, axis)
+    torch.library.opcheck(torch.ops.ribs.fake_quantize.default, arguments)
+    backward = (torch.randn_like(x), x.detach(), step.detach(), *arguments[2:])
+    torch.library.opcheck(torch.ops.ribs.fake_quantize_backward.default, backward)
+
+
+class Layer(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = torch.nn.Parameter(torch.tensor(0.1))
+        self.register_buffer("zero_point", torch.tensor(3, dtype=torch.int32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return ops.fake_quantize(x * 2, self.step, self.zero_point, 0, 15)
+
+
+def test_compiles_as_one_graph() -> None:
+    layer, x = Layer(), torch.randn(4, 8, requires_grad=True)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    got = torch.autograd.grad(compiled(x).square().sum(), (x, layer.step))
+    want = torch.autograd.grad(layer(x).square().sum(), (x, layer.step))
+    assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
+
+
+def test_exports() -> None:
+    layer, x = Layer(), torch.randn(4, 8)
+    program = torch.export.export(layer, (x,))
+    assert torch.equal(program.module()(x), layer(x))
+    assert "ribs.fake_quantize" in str(program.graph)
+
+
+ONE = torch.tensor(1.0)
+ZERO = torch.tensor(0, dtype=torch.int32)
+X = torch.ones(2, 3)
+REFUSED = {
+    "half": (X.half(), ONE, ZERO, 0, 3, None, TypeError, "x dtype=torch.float16 is not supported"),
+    "step_dtype": (X, ONE.double(), ZERO, 0, 3, None, TypeError, "step dtype=torch.float64 is not supported"),
+    "zero_dtype": (X, ONE, ZERO.long(), 0, 3, None, TypeError, "zero_point dtype=torch.int64"),
+    "axis": (X, ONE, ZERO, 0, 3, 2, ValueError, r"axis=2 is out of range .* use -2..1"),
+    "axis_0d": (ONE, ONE, ZERO, 0, 3, 0, ValueError, "axis=0 .* use only None"),
+    "step_shape": (
+        X,
+        torch.ones(2),
+        ZERO,
+        0,
+        3,
+        1,
+        ValueError,
+        r"step shape=\[2\] does not fit axis=1.*\[3\]",
+    ),
+    "zero_shape": (X, ONE, ZERO.expand(2), 0, 3, None, ValueError, r"zero_point shape=\[2\] does not fit"),
+    "order": (X, ONE, ZERO, 4, 3, None, ValueError, "qmin=4, qmax=3 is not supported"),
+    "range": (X, ONE, ZERO, 0, 2**30, None, ValueError, "qmin=0, qmax=1073741824 is not supported"),
+    "step_zero": (X, ONE * 0, ZERO, 0, 3, None, ValueError, "step=0.0 is not supported; every step must be"),
+    "step_nan": (X, ONE * math.nan, ZERO, 0, 3, None, ValueError, "step=nan is not supported"),
+    "step_inf": (X, ONE * math.inf, ZERO, 0, 3, None, ValueError, "step=inf is not supported"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
+def test_refuses(case: tuple) -> None:
+    *arguments, error, message = case
+    with pytest.raises(error, match=r"\[fake_quantize\] " + message):
+        ops.fake_quantize(*arguments)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(width=32), min_size=1, max_size=40),
+    st.floats(2.0**-20, 2.0**20, width=32),
+    st.integers(-200, 200),
+)
+def test_twin_for_any_values(values: list[float], step: float, zero: int) -> None:
+    arguments = (torch.tensor(values), torch.tensor(step), torch.tensor(zero, dtype=torch.int32), -128, 127)
+    same_bits(ops.fake_quantize(*arguments), twin.fake_quantize(*arguments))

@@ -1,0 +1,78 @@
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+from ribs.quant.inputs import as_inputs, collect
+
+X = torch.randn(6, 3)
+
+
+class TwoInputs(nn.Module):
+    def forward(self, ids, mask):
+        return ids + mask
+
+
+class Pair(NamedTuple):
+    image: torch.Tensor
+    label: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [X, (X, torch.zeros(6)), [X], {"input": X, "labels": X}, ({"input": X}, X), Pair(X, X), ((X,), X)],
+    ids=["tensor", "with labels", "list", "dict", "dict and labels", "named tuple", "nested"],
+)
+def test_one_input_in_any_form(batch):
+    inputs = as_inputs(nn.Identity(), batch)
+    assert inputs.samples == 6
+    assert inputs.call(nn.Identity()) is X
+
+
+def test_several_inputs_by_name_and_position():
+    model = TwoInputs()
+    assert torch.equal(as_inputs(model, {"mask": X, "ids": X, "labels": X}).call(model), X + X)
+    assert torch.equal(as_inputs(model, ((X, X), X)).call(model), X + X)
+
+
+@pytest.mark.parametrize(
+    ("batch", "found"),
+    [
+        ("text", "type str"),
+        (["a"], "item of type str"),
+        ({}, "no tensor"),
+        ((), "type tuple"),
+        (torch.tensor(1.0), "0-d"),
+    ],
+    ids=["text", "list of text", "empty dict", "empty tuple", "0-d"],
+)
+def test_unreadable_batches(batch, found):
+    with pytest.raises(TypeError, match=found):
+        as_inputs(nn.Identity(), batch)
+
+
+@pytest.mark.parametrize(("samples", "sizes"), [(100, [6, 6]), (7, [6, 1]), (6, [6]), (2, [2])])
+def test_exactly_the_first_samples(samples, sizes):
+    batches = collect(nn.Identity(), [X, torch.empty(0, 3), X], samples)
+    assert [batch.samples for batch in batches] == sizes
+
+
+def test_only_as_many_batches_as_needed_are_drawn():
+    def endless():
+        while True:
+            yield X
+
+    assert sum(batch.samples for batch in collect(nn.Identity(), endless(), 20)) == 20
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_inputs(bad):
+    with pytest.raises(ValueError, match="batch 1 of the loader holds NaN or Inf"):
+        collect(nn.Identity(), [X, torch.tensor([[bad]])], 10)
+
+
+@pytest.mark.parametrize(("loader", "samples", "message"), [([], 10, "no samples"), ([X], 0, "at least 1")])
+def test_nothing_to_calibrate_on(loader, samples, message):
+    with pytest.raises(ValueError, match=message):
+        collect(nn.Identity(), loader, samples)

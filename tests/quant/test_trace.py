@@ -1,0 +1,146 @@
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ribs.quant.inputs import Inputs
+from ribs.quant.trace import trace
+
+
+def seen(model: nn.Module, *shape: int):
+    return trace(model.eval(), Inputs((torch.randn(2, *shape),), {}))
+
+
+# MACs counted by hand: output positions x weights per output, or input positions for transposed convolutions.
+LAYERS = [
+    ("conv", nn.Conv2d(3, 8, 3, padding=1), (3, 10, 10), 8 * 100 * 27),
+    ("strided", nn.Conv2d(3, 8, 3, stride=2), (3, 11, 11), 8 * 25 * 27),
+    ("depthwise", nn.Conv2d(8, 8, 3, groups=8), (8, 10, 10), 8 * 64 * 9),
+    ("conv1d", nn.Conv1d(4, 6, 5), (4, 20), 6 * 16 * 20),
+    ("transposed", nn.ConvTranspose2d(4, 6, 4, stride=2), (4, 5, 5), 4 * 25 * 6 * 16),
+    ("grouped transposed", nn.ConvTranspose2d(4, 6, 4, stride=2, groups=2), (4, 5, 5), 4 * 25 * 3 * 16),
+    ("linear", nn.Linear(16, 5), (16,), 80),
+    ("linear on tokens", nn.Linear(16, 5), (7, 16), 7 * 80),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape", "macs"), [case[1:] for case in LAYERS], ids=[case[0] for case in LAYERS])
+def test_macs_of_one_sample(layer, shape, macs):
+    [found] = seen(nn.Sequential(layer), *shape).layers
+    assert (found.name, found.macs, found.weights) == ("0", macs, layer.weight.numel())
+
+
+class Attention(nn.Module):
+    def __init__(self, fused):
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+        self.fused = fused
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        if self.fused:
+            return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        return (q @ k.transpose(-2, -1) * 8**-0.5).softmax(-1) @ v
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["sdpa", "matmul"])
+def test_attention_products_are_counted(fused):
+    found = seen(Attention(fused), 5, 8)
+    assert [(layer.name, layer.macs) for layer in found.layers] == [
+        ("qkv", 5 * 8 * 24),
+        ("matmul0", 5 * 5 * 8),
+        ("matmul1", 5 * 5 * 8),
+    ]
+    assert not found.unquantized
+
+
+@pytest.mark.parametrize(
+    ("name", "gmacs", "layers", "norms"),
+    [
+        ("resnet18", 1.81407, 21, 20),
+        ("mobilenetv2_100", 0.30077, 53, 52),
+        ("efficientnet_b0", 0.38581, 82, 49),
+        ("deit_tiny_patch16_224", 1.25368, 74, 0),
+    ],
+)
+def test_known_networks(name, gmacs, layers, norms):
+    """Every layer is seen, and every batch norm (timm's BatchNormAct2d among them) is paired with its layer."""
+    model = timm.create_model(name)
+    found = seen(model, 3, 224, 224)
+    assert sum(layer.macs for layer in found.layers) / 1e9 == pytest.approx(gmacs, abs=5e-6)
+    assert len(found.layers) == layers
+    assert len(found.batch_norms) == norms == sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+
+
+class NormTwice(nn.Module):
+    """The convolution's output goes to the norm and past it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) + y
+
+
+def test_norm_of_an_output_that_is_read_elsewhere_is_not_paired():
+    assert seen(NormTwice(), 1, 4, 4).batch_norms == ()
+
+
+class ReadsValues(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.small, self.large = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.small(self.large(x)) if x.sum().item() < 1e9 else x
+
+
+def test_control_flow_on_values_is_followed():
+    assert [layer.name for layer in seen(ReadsValues(), 4).layers] == ["large", "small"]
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.table = nn.Linear(4, 4), nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x):
+        return torch.einsum("bi,ij->bj", self.layer(x) @ self.table, torch.eye(4, device=x.device))
+
+
+def test_products_outside_of_layers_are_counted_and_named():
+    assert seen(Functional(), 4).unquantized == {"": 2 * 16}
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head, self.auxiliary = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.head(x)
+
+
+def test_layer_that_never_runs_is_named():
+    with pytest.raises(ValueError, match=r"never ran .*: auxiliary"):
+        seen(Unused(), 4)
+
+
+def test_nothing_to_quantize():
+    with pytest.raises(ValueError, match="nothing to quantize"):
+        seen(nn.Sequential(nn.ReLU()), 4)
+
+
+def test_broken_forward_raises_its_own_error():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        seen(nn.Sequential(nn.Linear(3, 3)), 4)
+
+
+def test_layer_called_twice_counts_twice():
+    shared = nn.Linear(4, 4)
+    [layer] = seen(nn.Sequential(shared, nn.ReLU(), shared), 4).layers
+    assert layer.macs == 32
+    assert layer.weights == 16
