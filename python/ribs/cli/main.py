@@ -66,7 +66,6 @@ def _add_count(parser: argparse.ArgumentParser) -> None:
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the search (default: %(default)s)")
     parser.add_argument("--seeds", type=int, metavar="N", help="run seeds 0..N-1 and print a line for each")
-    parser.add_argument("--units", choices=("block", "layer"), default="block", help="default: %(default)s")
     parser.add_argument("--picture", metavar="FILE", help="save a picture of the result (.png, .svg)")
 
 

@@ -1,18 +1,18 @@
 """Runs a network from one unit on: everything that ran before it answers from a store.
 
-Each unit is watched at its boundary modules (its block, or its layers one by one). One full pass stores what every
-boundary returned, in the order of the calls. To try other bits in unit i, the network runs again, but every boundary
+Each unit is watched at its boundary modules (its block, or its layers one by one), and so is every module between
+units (pooling, activations). One full pass stores what every boundary returned, in the order of the calls. To try other bits in unit i, the network runs again, but every boundary
 call before unit i's first returns its stored output, so that nothing before unit i is computed again. Causality makes
 this exact for any topology and control flow: those calls cannot depend on unit i.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ribs.quant.inputs import Inputs
@@ -27,7 +27,8 @@ class Replay:
 
     def __init__(self, network: QuantizedNetwork) -> None:
         self._network = network
-        self._unit_of = {name: index for index, unit in enumerate(network.units) for name in unit.modules}
+        units = {name: index for index, unit in enumerate(network.units) for name in unit.modules}
+        self._unit_of: dict[str, int | None] = {**units, **dict.fromkeys(_between(network.model, units))}
         self._patched: dict[str, Callable[..., Any]] = {}  # a forward that the user had replaced on the instance
         self._stored: list[Any] = []
         self._versions: list[list[int]] = []
@@ -80,12 +81,13 @@ class Replay:
         self._calls, self._skip_before = 0, None
         return inputs.call(self._network.model)
 
-    def _boundary(self, forward: Callable[..., Any], unit: int) -> Callable[..., Any]:
+    def _boundary(self, forward: Callable[..., Any], unit: int | None) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             index = self._calls
             self._calls += 1
             if self._skip_before is None:
-                self._first_call.setdefault(unit, index)
+                if unit is not None:
+                    self._first_call.setdefault(unit, index)
                 return self._store(index, forward(*args, **kwargs))
             if index < self._skip_before:
                 return _clone(self._stored[index]) if index in self._changed_in_place else self._stored[index]
@@ -105,6 +107,17 @@ class Replay:
             for index, (output, versions) in enumerate(zip(self._stored, self._versions, strict=True))
             if _versions(output) != versions
         }
+
+
+def _between(model: nn.Module, units: Iterable[str]) -> list[str]:
+    """The outermost modules that neither hold a unit nor lie in one."""
+    holders = {name[:end] for name in units for end, letter in enumerate(name) if letter == "."} | {""}
+    found: list[str] = []
+    for name, module in model.named_modules():
+        inside = any(f"{name}.".startswith(f"{other}.") or not other for other in (*units, *found))
+        if name not in holders and not inside and not isinstance(module, nn.Identity):
+            found.append(name)
+    return found
 
 
 def _versions(tree: Any) -> list[int]:
