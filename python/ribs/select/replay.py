@@ -3,8 +3,8 @@
 Each unit is watched at its boundary modules (its block, or its layers one by one), and so is every module between
 units (pooling, activations). One full pass stores what every boundary returned, in the order of the calls. To try other
 bits in unit i, the network runs again, but every boundary call before unit i's first returns its stored output, so that
-nothing before unit i is computed again. Causality makes this exact for any topology and control flow: those calls cannot
-depend on unit i.
+nothing before unit i is computed again. Causality makes this exact for any topology and control flow: those calls
+cannot depend on unit i.
 """
 
 from __future__ import annotations
