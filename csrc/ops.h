@@ -33,21 +33,22 @@ struct FakeQuantizeBackwardParams {
     int64_t qmin, qmax;
 };
 
-/// x is [rows, n]; step, zero_point and mse are [bits_count, rows]. `nonfinite` receives the number of NaN
-/// and of infinite values; when it is not (0, 0) the other outputs are meaningless.
+/// x is [rows, n]; step, zero_point, mse and lower_bound are [bits_count, rows]. `nonfinite` receives the number
+/// of rows with NaN or infinities, for which the other outputs are not written.
 struct SearchStepsParams {
     const float* x;
     int64_t rows, n;
     const int32_t* bits;  ///< host memory
     int64_t bits_count;
     bool symmetric;
+    bool exact;  ///< sort the values and prove the optimum to 2^-20, whatever it takes
     float* step;
     int32_t* zero_point;
     float* mse;
+    float* lower_bound;
     int64_t* nonfinite;
-    void*
-        workspace;  ///< CUDA only: search_steps_workspace() bytes, and x sorted by row where that asks for it
-    const float* sorted;
+    void* workspace;      ///< CUDA only: search_steps_workspace() bytes
+    const float* sorted;  ///< CUDA only: x sorted by row where exact
 };
 
 /// bits is [configs, layers, 2]; macs and weights are [layers]; bops and weight_bits are [configs].
@@ -62,10 +63,8 @@ struct ConfigCostParams {
 
 /// Number of doubles the backward pass wants as workspace.
 int64_t fake_quantize_partials(int64_t outer, int64_t channels, int64_t inner);
-/// Whether rows of n values are searched exactly, from sorted values, rather than from a histogram.
-bool search_steps_sorts(int64_t n);
 /// Number of bytes the CUDA search wants as workspace.
-int64_t search_steps_workspace(int64_t rows, int64_t n);
+int64_t search_steps_workspace(int64_t rows, int64_t n, bool exact);
 
 namespace cpu {
 /// Quantizes and dequantizes x.

@@ -66,28 +66,30 @@ void register_fake_quantize(py::module_& m) {
 }
 
 void register_search_steps(py::module_& m) {
-    m.def("search_steps_sorts", &search_steps_sorts);
     m.def("search_steps_workspace", &search_steps_workspace);
-    m.def("search_steps", [](uintptr_t x, int64_t rows, int64_t n, const py::tuple& bits, bool symmetric,
-                             uintptr_t step, uintptr_t zero_point, uintptr_t mse, uintptr_t nonfinite,
-                             uintptr_t workspace, uintptr_t sorted, int threads, uintptr_t stream) {
-        std::vector<int32_t> widths;
-        for (const py::handle width : bits) widths.push_back(width.cast<int32_t>());
-        const SearchStepsParams p{pointer<const float>(x),
-                                  rows,
-                                  n,
-                                  widths.data(),
-                                  static_cast<int64_t>(widths.size()),
-                                  symmetric,
-                                  pointer<float>(step),
-                                  pointer<int32_t>(zero_point),
-                                  pointer<float>(mse),
-                                  pointer<int64_t>(nonfinite),
-                                  pointer<void>(workspace),
-                                  pointer<const float>(sorted)};
-        const py::gil_scoped_release release;
-        threads > 0 ? cpu::search_steps(p, threads) : cuda::search_steps(p, pointer<void>(stream));
-    });
+    m.def("search_steps",
+          [](uintptr_t x, int64_t rows, int64_t n, const py::tuple& bits, bool symmetric, bool exact,
+             uintptr_t step, uintptr_t zero_point, uintptr_t mse, uintptr_t lower_bound, uintptr_t nonfinite,
+             uintptr_t workspace, uintptr_t sorted, int threads, uintptr_t stream) {
+              std::vector<int32_t> widths;
+              for (const py::handle width : bits) widths.push_back(width.cast<int32_t>());
+              const SearchStepsParams p{pointer<const float>(x),
+                                        rows,
+                                        n,
+                                        widths.data(),
+                                        static_cast<int64_t>(widths.size()),
+                                        symmetric,
+                                        exact,
+                                        pointer<float>(step),
+                                        pointer<int32_t>(zero_point),
+                                        pointer<float>(mse),
+                                        pointer<float>(lower_bound),
+                                        pointer<int64_t>(nonfinite),
+                                        pointer<void>(workspace),
+                                        pointer<const float>(sorted)};
+              const py::gil_scoped_release release;
+              threads > 0 ? cpu::search_steps(p, threads) : cuda::search_steps(p, pointer<void>(stream));
+          });
 }
 
 void register_config_cost(py::module_& m) {

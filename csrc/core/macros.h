@@ -9,3 +9,16 @@
 #else
 #define RIBS_HD inline
 #endif
+
+namespace ribs {
+
+/// fmax and fmin without their rules for NaN, which make a function call of them.
+RIBS_HD double larger(double a, double b) {
+    return a > b ? a : b;
+}
+
+RIBS_HD double smaller(double a, double b) {
+    return a < b ? a : b;
+}
+
+}  // namespace ribs

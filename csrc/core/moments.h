@@ -1,136 +1,147 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "core/macros.h"
+#include "core/sketch.h"
+
+// What a step search asks of the data: how many magnitudes of a side of zero lie above a threshold, and their
+// sum. Sorted values answer exactly; bins answer with an assignment that makes every error an upper bound of
+// the true one, and with how much too high that bound can be.
 
 namespace ribs {
 
-/// Count and sum of the elements on one side of a threshold.
+/// Count and sum of some magnitudes.
 struct Tail {
     double count;
     double sum;
 };
 
-/// What is known of a tensor as a whole.
-struct Totals {
+/// The magnitudes above a threshold. `slack` is the most by which sum of (x - t)+ could be larger.
+struct Passed {
     double count;
     double sum;
+    double slack;
+};
+
+/// Which values are meant: those above zero, those below it, or both.
+enum class Side { positive, negative, both };
+
+/// What is known of a row or tensor as a whole.
+struct Totals {
+    double count;
     double square;
     double minimum;
     double maximum;
+
+    RIBS_HD double up() const { return larger(maximum, 0.0); }
+    RIBS_HD double down() const { return larger(-minimum, 0.0); }
+    RIBS_HD double largest() const { return larger(up(), down()); }
 };
 
-/// A sorted row: exact tails. `tails` and `squares` hold suffix sums, n + 1 entries each.
+/// Where a threshold falls: in which entry of the tails, and where inside that bin.
+struct Place {
+    int64_t entry;
+    double start;  ///< the smallest magnitude of the bin
+    double rest;   ///< the share of the bin's width above the threshold
+};
+
+/// Bins of the float format from first_key on, and one bin for all that is smaller.
+struct FormatBins {
+    Binning binning;
+    int32_t first_key;
+    int32_t count;  ///< without the one for the smaller values
+
+    RIBS_HD int64_t entries() const { return int64_t{count} + 3; }
+    RIBS_HD Place place(double t) const {
+        const double floor = binning.start(first_key);
+        if (t < floor) return {0, 0.0, 1.0 - t / floor};
+        // The exponent and the first bits of the mantissa are the key, but for the other bias of a double.
+        const int shift = 52 - binning.bits;
+        const uint64_t word = double_bits(t), inside = (uint64_t{1} << shift) - 1;
+        const int64_t key = static_cast<int64_t>(word >> shift) - (int64_t{1023 - 127} << binning.bits);
+        if (key >= int64_t{first_key} + count) return {int64_t{count} + 1, t, 0.0};
+        return {key - first_key + 1, double_of(word & ~inside),
+                1.0 - static_cast<double>(word & inside) * power_of_two(-shift)};
+    }
+};
+
+/// Bins of equal width, a power of two.
+struct EvenBins {
+    double per_unit;
+    int32_t count;
+
+    RIBS_HD int64_t entries() const { return int64_t{count} + 2; }
+    RIBS_HD Place place(double t) const {
+        const double at = t * per_unit;
+        if (!(at < count)) return {count, t, 0.0};
+        const int64_t entry = static_cast<int64_t>(at);
+        const double start = static_cast<double>(entry);
+        return {entry, start / per_unit, 1.0 - (at - start)};
+    }
+};
+
+/// Tails over bins: entry i is what lies in bin i or above it; the last two are nothing.
+template <class Bins>
+struct BinnedMoments {
+    Totals all;
+    Bins bins;
+    const Tail* positive;
+    const Tail* negative;
+    const Tail* both;
+
+    /// A bin cut by the threshold goes whole to the side of its mean: by Jensen's inequality the sum of
+    /// (x - t)+ is at least that. It is at most what values at the two ends of the bin would give; without
+    /// kSlack that is not looked at.
+    template <bool kSlack>
+    RIBS_HD Passed passed(Side side, double t) const {
+        const Tail* const tails = side == Side::both ? both : side == Side::positive ? positive : negative;
+        const Place place = bins.place(t);
+        const Tail* const with = tails + place.entry;
+        const double count = with[0].count - with[1].count, sum = with[0].sum - with[1].sum;
+        const double over = sum - t * count;
+        const Tail chosen =
+            with[over > 0.0 ? 0 : 1];  // an index: a branch would be guessed wrong half the time
+        if (!kSlack) return {chosen.count, chosen.sum, 0.0};
+        const double most = (sum - place.start * count) * place.rest;
+        return {chosen.count, chosen.sum, larger(most - larger(over, 0.0), 0.0)};
+    }
+};
+
+/// Sorted values: exact tails. `tails` holds suffix sums of signed values, n + 1 entries.
 struct SortedMoments {
     Totals all;
     const float* values;
     const Tail* tails;
-    const double* squares;
-    const int32_t* buckets;  ///< first index of each bucket, bucket_count + 1 entries; null: bisect it all
-    double bucket_scale;
-    int64_t bucket_count;
 
-    /// Index of the first value above t.
-    RIBS_HD int64_t first_above(double t) const {
-        if (t < all.minimum) return 0;
-        const int64_t n = static_cast<int64_t>(all.count);
-        if (t >= all.maximum) return n;
-        int64_t low = 0, high = n;
-        if (buckets != nullptr) {
-            int64_t bucket = static_cast<int64_t>((t - all.minimum) * bucket_scale);
-            if (bucket >= bucket_count) bucket = bucket_count - 1;
-            low = buckets[bucket];
-            high = buckets[bucket + 1];
-        }
-        while (high - low > 8) {
+    /// Index of the first value above t, or not below it.
+    RIBS_HD int64_t first(double t, bool above) const {
+        int64_t low = 0, high = static_cast<int64_t>(all.count);
+        while (low < high) {
             const int64_t middle = (low + high) / 2;
-            if (values[middle] <= t)
+            const double value = static_cast<double>(values[middle]);
+            if (above ? value <= t : value < t)
                 low = middle + 1;
             else
                 high = middle;
         }
-        while (low < high && values[low] <= t) ++low;
         return low;
     }
-
-    /// The elements above t.
-    RIBS_HD Tail above(double t) const { return tails[first_above(t)]; }
-
-    /// The squared error of clipping everything above t to t.
-    RIBS_HD double clipped_above(double t) const {
-        const int64_t i = first_above(t);
-        return squares[i] - t * (2.0 * tails[i].sum - t * tails[i].count);
+    template <bool kSlack>
+    RIBS_HD Passed passed(Side side, double t) const {
+        Passed result = {0.0, 0.0, 0.0};
+        if (side != Side::negative && t < all.maximum) {
+            const Tail tail = tails[first(t, true)];
+            result = {tail.count, tail.sum, 0.0};
+        }
+        if (side != Side::positive && -t > all.minimum) {
+            const Tail tail = tails[first(-t, false)];
+            result.count += tails[0].count - tail.count;
+            result.sum += tail.sum - tails[0].sum;
+        }
+        return result;
     }
-
-    /// The squared error of clipping everything below t to t.
-    RIBS_HD double clipped_below(double t) const {
-        const int64_t i = first_above(t);
-        const double count = all.count - tails[i].count, sum = all.sum - tails[i].sum;
-        return (all.square - squares[i]) - t * (2.0 * sum - t * count);
-    }
-};
-
-/// A histogram with a count and a sum in each bin. A bin cut by a threshold goes whole to the side of its
-/// mean, which by Jensen's inequality makes every error an upper bound of the true one.
-struct BinnedMoments {
-    static constexpr int64_t kBins = 16384;
-
-    Totals all;
-    const Tail* tails;      ///< suffix sums over bins, kBins + 1 entries
-    const double* squares;  ///< suffix sums of sum^2 / count, a lower bound of the sum of squares
-    double bins_per_unit;
-
-    /// Index of the bin that holds t, which must lie inside the range.
-    RIBS_HD int64_t bin(double t) const {
-        const int64_t i = static_cast<int64_t>((t - all.minimum) * bins_per_unit);
-        return i < kBins ? i : kBins - 1;
-    }
-
-    /// The elements above t.
-    RIBS_HD Tail above(double t) const {
-        if (t < all.minimum) return tails[0];
-        if (t >= all.maximum) return tails[kBins];
-        const int64_t i = bin(t);
-        const Tail with = tails[i], without = tails[i + 1];
-        return with.sum - without.sum > t * (with.count - without.count) ? with : without;
-    }
-
-    /// A lower bound of the squared error of clipping everything above t to t.
-    RIBS_HD double clipped_above(double t) const {
-        if (t >= all.maximum) return 0.0;
-        const int64_t i = t < all.minimum ? 0 : bin(t) + 1;
-        return squares[i] - t * (2.0 * tails[i].sum - t * tails[i].count);
-    }
-
-    /// A lower bound of the squared error of clipping everything below t to t.
-    RIBS_HD double clipped_below(double t) const {
-        if (t <= all.minimum) return 0.0;
-        const int64_t i = t >= all.maximum ? kBins : bin(t);
-        const double count = tails[0].count - tails[i].count, sum = tails[0].sum - tails[i].sum;
-        return (squares[0] - squares[i]) - t * (2.0 * sum - t * count);
-    }
-};
-
-/// Places a value in the histogram: the upper bits are the bin, the lower ones the residual inside it.
-struct BinScale {
-    static constexpr int kResidualBits = 19;
-    static constexpr int64_t kPositions = BinnedMoments::kBins << kResidualBits;
-
-    double minimum;
-    double scale;
-
-    RIBS_HD static BinScale over(double minimum, double maximum) {
-        return {minimum, static_cast<double>(kPositions - 1) / (maximum - minimum)};
-    }
-    /// The position as a double in [0, kPositions - 1], not yet rounded.
-    RIBS_HD double position(float x) const { return (static_cast<double>(x) - minimum) * scale; }
-    /// The sum of count elements of a bin whose residuals add up to `residuals`.
-    RIBS_HD double sum(int64_t bin, double count, double residuals) const {
-        const double start = static_cast<double>(bin << kResidualBits);
-        return minimum * count + (start * count + residuals) / scale;
-    }
-    RIBS_HD double bins_per_unit() const { return scale / static_cast<double>(int64_t{1} << kResidualBits); }
 };
 
 }  // namespace ribs

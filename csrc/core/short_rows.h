@@ -1,93 +1,129 @@
 #pragma once
 
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 
 #include "core/macros.h"
 #include "core/moments.h"
+#include "core/step_refine.h"
 #include "core/step_search.h"
 
-// The error of a short row is a jagged function of the step: piecewise quadratic, with a piece for every
-// vector of codes. The codes change only at the breakpoints s = |x_i| / (k + 1/2), so trying the code vector
-// just below every breakpoint tries them all, and the best optimum A / B among them is the exact answer.
+// The error of a short row is a jagged function of the step: a piece of a parabola for every vector of codes.
+// The codes change only at the breakpoints s = |x_i| / (k + 1/2), so trying the codes just below every
+// breakpoint tries them all, and the best of their optima A / B is the exact answer.
 
 namespace ribs {
 
-constexpr int64_t kShortRow = 64;
-
-/// A row of at most kShortRow values as doubles; `padded` is n rounded up to 8, filled with zeros.
+/// A row of at most kShortRow values.
 struct ShortRow {
-    const double* values;
+    double values[kShortRow];
     int32_t n;
-    int32_t padded;
 };
 
-/// A and B of the row for codes clamped to [low, high]. Eight fixed lanes: the same sums on every machine.
-RIBS_HD CodeSums row_sums(const ShortRow& row, double step, double low, double high) {
-    double product[8] = {}, square[8] = {};
-    const double inverse = 1.0 / step;
-    for (int32_t i = 0; i < row.padded; i += 8) {
-        for (int32_t lane = 0; lane < 8; ++lane) {
-            const double x = row.values[i + lane];
-            double code = rint(x * inverse);
-            code = code < low ? low : code;
-            code = code > high ? high : code;
-            product[lane] += x * code;
-            square[lane] += code * code;
-        }
-    }
-    for (int32_t width = 4; width > 0; width /= 2) {
-        for (int32_t lane = 0; lane < width; ++lane) {
-            product[lane] += product[lane + width];
-            square[lane] += square[lane + width];
-        }
-    }
-    return {product[0], square[0]};
-}
+/// Steps, by their inverses, that are tried together: vector registers of them on a CPU, one on a GPU.
+template <int kSteps>
+struct StepBatch {
+    double inverse[kSteps];
 
-/// The part of `extent` beyond the outermost code `code * step`.
-RIBS_HD double beyond(double extent, double code, double step) {
-    return fmax(extent - code * step, 0.0);
-}
-
-/// Improves `best` with the code vectors at one step, over all zero points that could win.
-RIBS_HD void try_step(const ShortRow& row, const Totals& all, Codes codes, double step, Candidate& best) {
-    const double up = fmax(all.maximum, 0.0), down = fmax(-all.minimum, 0.0);
-    const int32_t most = codes.levels;  // beyond the window it does not matter how far
-    const ZeroPoints range =
-        zero_points(thresholds_inside(up, step, most), thresholds_inside(down, step, most), codes);
-    for (int32_t z = range.first; z <= range.last; ++z) {
-        const int32_t high = codes.levels - 1 - z;
-        const double over = beyond(up, high, step), under = beyond(down, z, step);
-        // The winner's clipping shrinks towards the top of its interval, so it passes this test there too.
-        if (over * over + under * under > best.error) continue;
-        const CodeSums sums = row_sums(row, step, -z, high);
-        if (!(sums.square > 0.0 && sums.product > 0.0)) continue;
-        const double optimum = float_step(sums.product / sums.square);
-        const double error = all.square - optimum * (2.0 * sums.product - optimum * sums.square);
-        const Candidate candidate = {error, optimum, codes.symmetric ? 0 : z, best.index};
-        if (better(candidate, best)) best = candidate;
+    /// Improves `best` with the codes of every step, over all zero points that could win; whether it did.
+    RIBS_HD bool improve(const ShortRow& row, const Totals& all, Codes codes, Candidate& best) const {
+        double least = inverse[0], most = inverse[0];
+        for (int j = 1; j < kSteps; ++j) {
+            least = smaller(least, inverse[j]);
+            most = larger(most, inverse[j]);
+        }
+        const double up = all.up(), down = all.down(), largest = 1.0 / least;
+        const ZeroPoints first = window_range(up, down, codes, least),
+                         last = window_range(up, down, codes, most);
+        bool improved = false;
+        for (int32_t z = first.first < last.first ? first.first : last.first; z <= last.last; ++z) {
+            const double over = larger(up - (codes.levels - 1 - z) * largest, 0.0);
+            const double under = larger(down - z * largest, 0.0);
+            // The winner's clipping shrinks towards the top of its interval, so it passes this test there
+            // too.
+            if (over * over + under * under <= best.error)
+                improved |= improve_window(row, all, codes, z, best);
+        }
+        return improved;
     }
-}
+
+  private:
+    /// Codes beyond the window all count alike, so `levels` of them are enough.
+    RIBS_HD static ZeroPoints window_range(double up, double down, Codes codes, double inverse) {
+        if (codes.symmetric) return zero_points(0, 0, codes);
+        return zero_points(thresholds_inside(up * inverse, 1.0, codes.levels),
+                           thresholds_inside(down * inverse, 1.0, codes.levels), codes);
+    }
+
+    RIBS_HD bool improve_window(const ShortRow& row, const Totals& all, Codes codes, int32_t z,
+                                Candidate& best) const {
+        const double low = -z, high = codes.levels - 1 - z;
+        double product[kSteps] = {}, square[kSteps] = {};
+        for (int32_t i = 0; i < row.n; ++i) {
+            const double x = row.values[i];
+            for (int j = 0; j < kSteps; ++j) {
+                double code = rint(x * inverse[j]);
+                code = code < low ? low : code;
+                code = code > high ? high : code;
+                product[j] += x * code;
+                square[j] += code * code;
+            }
+        }
+        // The error at the optimum is all.square - product^2 / square; few get past this, so few divide.
+        const double gain = all.square - best.error;
+        int hits = 0;
+        for (int j = 0; j < kSteps; ++j) hits += product[j] * product[j] >= gain * square[j] ? 1 : 0;
+        if (hits == 0) return false;
+        bool improved = false;
+        for (int j = 0; j < kSteps; ++j) {
+            if (!(product[j] > 0.0 && product[j] * product[j] >= gain * square[j])) continue;
+            const double optimum = float_step(product[j] / square[j]);
+            const double error = all.square - optimum * (2.0 * product[j] - optimum * square[j]);
+            const Candidate candidate = {error, optimum, codes.symmetric ? 0 : z, best.index};
+            if (!better(candidate, best)) continue;
+            best = candidate;
+            improved = true;
+        }
+        return improved;
+    }
+};
 
 /// No step below this one can beat `error`: the two ends of the row alone would be clipped by more.
 RIBS_HD double smallest_step(const Totals& all, Codes codes, double error) {
-    const double reach = sqrt(fmax(error, 0.0));
-    const double up = fmax(all.maximum - reach, 0.0), down = fmax(-all.minimum - reach, 0.0);
-    if (!codes.symmetric) return (up + down) / (codes.levels - 1);
-    const int32_t low = codes.levels / 2, high = low - 1;
-    return fmax(high > 0 ? up / high : 0.0, down / low);
+    const double reach = sqrt(larger(error, 0.0));
+    const double up = larger(all.maximum - reach, 0.0), down = larger(-all.minimum - reach, 0.0);
+    const double least = codes.symmetric ? larger(codes.levels > 2 ? up / (codes.levels / 2 - 1) : 0.0,
+                                                  down / (codes.levels / 2))
+                                         : (up + down) / (codes.levels - 1);
+    return larger(least, static_cast<double>(FLT_MIN));
 }
 
-/// The step just below breakpoint k of a value; both sides of it differ by far less than a float can show.
-RIBS_HD double breakpoint(double value, int32_t k) {
-    return fabs(value) / (k + 0.5) * (1.0 - 0x1p-40);
+/// One over the step just below the breakpoint at 1/2 of a value; that of breakpoint k is 2 k + 1 times it.
+/// Both sides of a breakpoint differ by far less than a float can show.
+RIBS_HD double inverse_breakpoint(double value) {
+    return 0.5 / fabs(value) * (1.0 + 0x1p-40);
 }
 
 /// How many breakpoints one value has inside the range of codes.
 RIBS_HD int32_t breakpoints(double value, Codes codes) {
     if (!codes.symmetric) return codes.levels - 1;
     return value < 0.0 ? codes.levels / 2 : codes.levels / 2 - 1;
+}
+
+/// Whether all code vectors of a row are tried, rather than those at the steps of a fine grid.
+RIBS_HD bool tries_all(int64_t n, Codes codes) {
+    return n <= kExactRow || n * codes.levels <= 1024;
+}
+
+/// The spacing of that grid, about as fine as half the distance of breakpoints.
+RIBS_HD int32_t short_spacing(Codes codes) {
+    return kOctave / (4 * codes.levels);
+}
+
+/// Where the search of a short row begins: all codes zero.
+RIBS_HD Candidate zero_candidate(const Totals& all) {
+    return {all.square, float_step(2.0 * all.largest()), 0, 0};
 }
 
 }  // namespace ribs

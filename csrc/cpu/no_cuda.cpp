@@ -5,7 +5,7 @@
 
 namespace ribs {
 
-int64_t search_steps_workspace(int64_t, int64_t) {
+int64_t search_steps_workspace(int64_t, int64_t, bool) {
     return 0;
 }
 

@@ -16,6 +16,13 @@
 #define RIBS_CLONES
 #endif
 
+/// Inlines all that a function calls, so that its clones get their own code for that too.
+#if defined(__GNUC__)
+#define RIBS_FLATTEN __attribute__((flatten))
+#else
+#define RIBS_FLATTEN
+#endif
+
 namespace ribs::cpu {
 
 /// Calls body(worker, index) once for every index in [0, count) on up to `threads` threads. Which worker gets

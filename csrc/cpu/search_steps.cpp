@@ -1,126 +1,158 @@
 #include <algorithm>
-#include <array>
+#include <atomic>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "core/short_rows.h"
-#include "cpu/histogram.h"
 #include "cpu/parallel.h"
-#include "cpu/sorted_rows.h"
+#include "cpu/sketch.h"
 #include "cpu/step_search.h"
+#include "cpu/tails.h"
 #include "ops.h"
 
-namespace ribs {
-
-bool search_steps_sorts(int64_t n) {
-    return n <= 8192;
-}
-
-namespace cpu {
+namespace ribs::cpu {
 namespace {
 
-constexpr int64_t kScanChunk = 1 << 20;
+constexpr int kBatch = 16;  // steps of a short row tried together: two AVX-512 registers of doubles
 
-/// Tries the code vectors below all breakpoints of a short row; `best` starts as the answer of the grid.
-RIBS_CLONES
-void search_breakpoints(const ShortRow& row, const Totals& all, Codes codes, Candidate& best) {
-    for (int32_t i = 0; i < row.n; ++i) {
-        const int32_t count = breakpoints(row.values[i], codes);
-        for (int32_t k = 0; k < count; ++k) {
-            const double step = breakpoint(row.values[i], k);
-            if (step < smallest_step(all, codes, best.error) || step < FLT_MIN) break;
-            try_step(row, all, codes, step, best);
-        }
+/// One batch after another of steps of a short row, the best codes of which are kept.
+struct ShortSearch {
+    const ShortRow& row;
+    const Totals& all;
+    Codes codes;
+    Candidate best;
+    StepBatch<kBatch> batch{};
+    int filled = 0;
+    double most = std::numeric_limits<double>::max();  ///< one over the smallest step that could still win
+
+    void flush() {
+        if (filled == 0) return;
+        std::fill(batch.inverse + filled, batch.inverse + kBatch, batch.inverse[0]);
+        if (batch.improve(row, all, codes, best)) most = 1.0 / smallest_step(all, codes, best.error);
+        filled = 0;
     }
-}
-
-void search_short(const SortedMoments& m, const std::vector<Codes>& codes, Candidate* best) {
-    std::array<double, kShortRow> values{};
-    const int32_t n = static_cast<int32_t>(m.all.count);
-    std::copy_n(m.values, n, values.begin());
-    const ShortRow row{values.data(), n, (n + 7) / 8 * 8};
-    for (size_t b = 0; b < codes.size(); ++b) search_breakpoints(row, m.all, codes[b], best[b]);
-}
-
-void write(const SearchStepsParams& p, int64_t row, const Totals& all, const std::vector<Candidate>& best) {
-    for (int64_t b = 0; b < p.bits_count; ++b) {
-        const Candidate& c = best[static_cast<size_t>(b)];
-        const int64_t at = b * p.rows + row;
-        p.step[at] = static_cast<float>(c.step);
-        p.zero_point[at] = c.zero_point;
-        p.mse[at] = static_cast<float>(std::max(c.error, 0.0) / all.count);
-    }
-}
-
-std::vector<Codes> code_ranges(const SearchStepsParams& p) {
-    std::vector<Codes> codes;
-    for (int64_t b = 0; b < p.bits_count; ++b) codes.push_back({1 << p.bits[b], p.symmetric});
-    return codes;
-}
-
-/// Finds minimum, maximum and sum of squares in pieces that do not depend on the threads.
-Scan scan_row(const float* x, int64_t n, int threads) {
-    std::vector<Scan> parts(static_cast<size_t>((n + kScanChunk - 1) / kScanChunk));
-    parallel_for(static_cast<int64_t>(parts.size()), threads, [&](int, int64_t task) {
-        const int64_t at = task * kScanChunk;
-        parts[static_cast<size_t>(task)] = scan(x + at, std::min(kScanChunk, n - at));
-    });
-    Scan all = parts[0];
-    for (size_t i = 1; i < parts.size(); ++i) {
-        all.minimum = std::min(all.minimum, parts[i].minimum);
-        all.maximum = std::max(all.maximum, parts[i].maximum);
-        all.square += parts[i].square;
-        all.nan += parts[i].nan;
-        all.infinite += parts[i].infinite;
-    }
-    return all;
-}
-
-/// One row with everything it needs; kept by a thread from row to row.
-struct RowSearch {
-    SortedRow sorted;
-    Histogram histogram;
-    std::vector<Candidate> best;
-
-    void run(const SearchStepsParams& p, const std::vector<Codes>& codes, int64_t row, const Scan& range,
-             int threads) {
-        best.resize(codes.size());
-        const float* x = p.x + row * p.n;
-        Totals all = {static_cast<double>(p.n), 0.0, range.square, static_cast<double>(range.minimum),
-                      static_cast<double>(range.maximum)};
-        if (range.minimum == range.maximum) {
-            for (size_t b = 0; b < codes.size(); ++b) best[b] = constant_candidate(all, codes[b]);
-        } else if (search_steps_sorts(p.n)) {
-            const SortedMoments m = sorted.load(x, p.n);
-            GridSearch<SortedMoments>(m, codes.data(), p.bits_count).run(best.data());
-            if (p.n <= kShortRow) search_short(m, codes, best.data());
-        } else {
-            const BinnedMoments m = histogram.load(x, p.n, range, threads);
-            GridSearch<BinnedMoments>(m, codes.data(), p.bits_count).run(best.data());
-        }
-        write(p, row, all, best);
+    void add(double inverse) {
+        batch.inverse[filled++] = inverse;
+        if (filled == kBatch) flush();
     }
 };
+
+/// Tries the codes just below every breakpoint of a short row.
+RIBS_CLONES RIBS_FLATTEN void try_breakpoints(ShortSearch& search) {
+    const int32_t window = search.codes.levels;
+    for (int32_t first = 0; first < window;
+         first += kBatch) {  // large steps first, whole batches of one value
+        for (int32_t i = 0; i < search.row.n; ++i) {
+            const double unit = inverse_breakpoint(search.row.values[i]);  // infinite for 0, which has none
+            const int32_t count = std::min(breakpoints(search.row.values[i], search.codes), first + kBatch);
+            for (int32_t k = first; k < count && (2 * k + 1) * unit <= search.most; ++k)
+                search.add((2 * k + 1) * unit);
+        }
+    }
+    search.flush();
+}
+
+/// Tries the steps of a fine grid on a short row.
+RIBS_CLONES RIBS_FLATTEN void try_grid(ShortSearch& search) {
+    const double ratio = grid_step(short_spacing(search.codes));
+    for (double inverse = 1.0 / grid_step(swift_start(search.all, search.codes)); inverse <= search.most;
+         inverse *= ratio)
+        search.add(inverse);
+    search.flush();
+}
+
+Answer search_short(const float* x, const Totals& all, Codes codes) {
+    ShortRow row;
+    row.n = static_cast<int32_t>(all.count);
+    std::copy_n(x, row.n, row.values);
+    ShortSearch search{row, all, codes, zero_candidate(all)};
+    if (!tries_all(row.n, codes)) {
+        try_grid(search);
+        return {search.best, 0.0};
+    }
+    try_breakpoints(search);
+    return {search.best, larger(0.0, search.best.error - rounding(all.square))};
+}
+
+void write(const SearchStepsParams& p, int64_t row, int64_t level, const Answer& answer) {
+    const int64_t at = level * p.rows + row;
+    const double n = static_cast<double>(p.n);
+    p.step[at] = static_cast<float>(answer.best.step);
+    p.zero_point[at] = answer.best.zero_point;
+    p.mse[at] = static_cast<float>(larger(answer.best.error, 0.0) / n);
+    p.lower_bound[at] = static_cast<float>(answer.lower / n);
+}
+
+// Not one template: compiled once per instruction set, with all that it calls.
+RIBS_CLONES RIBS_FLATTEN Answer search_moments(const BinnedMoments<EvenBins>& moments, Codes codes) {
+    return StepSearch<BinnedMoments<EvenBins>, false>(moments, codes).swift();
+}
+
+RIBS_CLONES RIBS_FLATTEN Answer search_moments(const BinnedMoments<FormatBins>& moments, Codes codes) {
+    return StepSearch<BinnedMoments<FormatBins>, true>(moments, codes).proven(false);
+}
+
+Answer search_moments(const SortedMoments& moments, Codes codes) {
+    return StepSearch<SortedMoments, true>(moments, codes).proven(true);
+}
+
+template <class Moments>
+void search_grid(const SearchStepsParams& p, int64_t row, const Moments& moments) {
+    for (int64_t level = 0; level < p.bits_count; ++level)
+        write(p, row, level, search_moments(moments, {1 << p.bits[level], p.symmetric}));
+}
+
+void search_constant(const SearchStepsParams& p, int64_t row, const Totals& all) {
+    for (int64_t level = 0; level < p.bits_count; ++level) {
+        const Candidate best = constant_candidate(all, {1 << p.bits[level], p.symmetric});
+        write(p, row, level, {best, best.error});
+    }
+}
+
+/// Searches a long row by its sketch; returns whether all values are finite.
+bool search_sketch(const SearchStepsParams& p, int64_t row, Tails& tails, int threads) {
+    const TensorSketch s = sketch(p.x + row * p.n, p.n, threads);
+    if (s.has(0, kOctaves - 1) || s.has(1, kOctaves - 1)) return false;
+    const SketchTotals& t = s.totals;
+    if (t.minimum == t.maximum)
+        search_constant(p, row, {static_cast<double>(p.n), 0.0, t.minimum, t.maximum});
+    else
+        search_grid(p, row, tails.of_sketch(s));
+    return true;
+}
+
+/// Searches a row by its values; returns whether all of them are finite.
+bool search_values(const SearchStepsParams& p, int64_t row, Tails& tails) {
+    const float* const x = p.x + row * p.n;
+    const RowScan scan = scan_row(x, p.n);
+    if (!scan.finite) return false;
+    const Totals all = {static_cast<double>(p.n), scan.square, scan.minimum, scan.maximum};
+    if (scan.minimum == scan.maximum)
+        search_constant(p, row, all);
+    else if (p.n <= kExactRow || (p.n <= kShortRow && !p.exact))
+        for (int64_t level = 0; level < p.bits_count; ++level)
+            write(p, row, level, search_short(x, all, {1 << p.bits[level], p.symmetric}));
+    else if (p.exact)
+        search_grid(p, row, tails.of_sorted(x, p.n, scan));
+    else
+        search_grid(p, row, tails.of_row(x, p.n, scan));
+    return true;
+}
 
 }  // namespace
 
 void search_steps(const SearchStepsParams& p, int threads) {
-    const std::vector<Codes> codes = code_ranges(p);
+    std::atomic<int64_t> nonfinite{0};
     // A few long rows are shared out inside each; otherwise a thread takes whole rows.
-    const int inner = p.rows < threads ? threads : 1;
-    const int outer = p.rows < threads ? 1 : threads;
-    std::vector<RowSearch> workers(static_cast<size_t>(outer));
-    std::atomic<int64_t> nan{0}, infinite{0};
+    const int inner = p.rows < threads ? threads : 1, outer = p.rows < threads ? 1 : threads;
+    std::vector<Tails> tails(static_cast<size_t>(outer));
     parallel_for(p.rows, outer, [&](int worker, int64_t row) {
-        const Scan range = scan_row(p.x + row * p.n, p.n, inner);
-        nan += range.nan;
-        infinite += range.infinite;
-        if (range.nan + range.infinite > 0) return;
-        workers[static_cast<size_t>(worker)].run(p, codes, row, range, inner);
+        Tails& own = tails[static_cast<size_t>(worker)];
+        const bool sketched = p.n > kSwiftRow && !p.exact;
+        if (!(sketched ? search_sketch(p, row, own, inner) : search_values(p, row, own))) ++nonfinite;
     });
-    p.nonfinite[0] = nan;
-    p.nonfinite[1] = infinite;
+    *p.nonfinite = nonfinite;
 }
 
-}  // namespace cpu
-}  // namespace ribs
+}  // namespace ribs::cpu

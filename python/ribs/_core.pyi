@@ -33,17 +33,18 @@ def fake_quantize_backward(
     stream: int,
     /,
 ) -> None: ...
-def search_steps_sorts(n: int, /) -> bool: ...
-def search_steps_workspace(rows: int, n: int, /) -> int: ...
+def search_steps_workspace(rows: int, n: int, exact: bool, /) -> int: ...
 def search_steps(
     x: int,
     rows: int,
     n: int,
     bits: tuple[int, ...],
     symmetric: bool,
+    exact: bool,
     step: int,
     zero_point: int,
     mse: int,
+    lower_bound: int,
     nonfinite: int,
     workspace: int,
     sorted: int,

@@ -10,11 +10,12 @@ from ribs.ops import check
 
 
 class StepSearch(NamedTuple):
-    """Steps, zero points and mean squared errors, each [bits] or [bits, channels]."""
+    """Steps, zero points, mean squared errors and what these cannot go below, each [bits] or [bits, channels]."""
 
     step: Tensor
     zero_point: Tensor
     mse: Tensor
+    lower_bound: Tensor
 
 
 class ConfigCost(NamedTuple):
@@ -80,9 +81,12 @@ def rows_of(x: Tensor, axis: int | None) -> Tensor:
 
 
 def search_steps(
-    x: Tensor, bits: Iterable[int] = range(2, 9), *, symmetric: bool, axis: int | None = None
+    x: Tensor, bits: Iterable[int] = range(2, 9), *, symmetric: bool, axis: int | None = None, exact: bool = False
 ) -> StepSearch:
-    """Find the step and zero point of least squared error by a dense search; see `ribs.ops.search_steps`."""
+    """Find the step and zero point of least squared error by a dense search; see `ribs.ops.search_steps`.
+
+    Every error is exact, whatever `exact` says, but nothing is proven: `lower_bound` is 0.
+    """
     widths = check.bit_widths("search_steps", bits)
     check.searchable("search_steps", x, axis)
     check.finite("search_steps", int(x.isnan().sum()), int(x.isinf().sum()))
@@ -90,7 +94,7 @@ def search_steps(
     rows = rows.cpu() if rows.device.type == "mps" else rows
     found = [_search_row(row.double(), widths, symmetric) for row in rows]
     step, zero_point, mse = (torch.stack(each, 1) for each in zip(*found, strict=True))
-    result = StepSearch(step.float(), zero_point.int(), mse.float())
+    result = StepSearch(step.float(), zero_point.int(), mse.float(), torch.zeros_like(mse).float())
     return StepSearch(*((each if axis is not None else each[:, 0]).to(x.device) for each in result))
 
 

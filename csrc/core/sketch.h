@@ -1,0 +1,127 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "core/macros.h"
+
+// A moment sketch files every value under the upper bits of its own float format: sign, exponent and the
+// first bits of the mantissa. So bins are the same for all tensors, the rest of the mantissa is an integer,
+// and counts, sums and squares of any collection are exact integers: neither the order nor the parts in
+// which values arrive can change a sketch.
+
+namespace ribs {
+
+/// The bits of a float.
+RIBS_HD uint32_t float_bits(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof(bits));
+    return bits;
+}
+
+/// The bits of a double.
+RIBS_HD uint64_t double_bits(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof(bits));
+    return bits;
+}
+
+/// The double with these bits.
+RIBS_HD double double_of(uint64_t bits) {
+    double x;
+    memcpy(&x, &bits, sizeof(x));
+    return x;
+}
+
+constexpr int32_t kOctaves = 256;      ///< exponents of a float; 0 holds denormals, 255 NaN and infinities
+constexpr int32_t kSketchBits = 11;    ///< bits of the mantissa that choose the bin in a mergeable sketch
+constexpr int32_t kMantissaBits = 23;  ///< of a float, without the implicit one
+constexpr int32_t kSquareCells = kOctaves + 16;
+constexpr uint32_t kMagnitude = 0x7fffffffu;
+
+/// 2^exponent for exponents of normal doubles.
+RIBS_HD double power_of_two(int32_t exponent) {
+    return double_of(static_cast<uint64_t>(exponent + 1023) << 52);
+}
+
+/// What one unit of the mantissa is worth in an octave; denormals share that of the first normal octave.
+RIBS_HD double mantissa_unit(int32_t octave) {
+    return power_of_two((octave > 0 ? octave : 1) - 150);
+}
+
+/// Bins of one side of zero: 2^bits of them in each octave, numbered by `key` from zero upwards.
+struct Binning {
+    int32_t bits;
+
+    RIBS_HD int32_t shift() const { return kMantissaBits - bits; }
+    RIBS_HD int32_t key(uint32_t magnitude) const { return static_cast<int32_t>(magnitude >> shift()); }
+    RIBS_HD uint32_t residual(uint32_t magnitude) const { return magnitude & ((1u << shift()) - 1); }
+    RIBS_HD int32_t octave(int32_t key) const { return key >> bits; }
+    /// The smallest magnitude of a bin.
+    RIBS_HD double start(int32_t key) const {
+        const int64_t octave = key >> bits, rest = key & ((1 << bits) - 1);
+        const int64_t mantissa = (rest | (octave > 0 ? int64_t{1} << bits : 0)) << shift();
+        return static_cast<double>(mantissa) * mantissa_unit(static_cast<int32_t>(octave));
+    }
+    /// The sum of `count` magnitudes of a bin whose residuals add up to `residuals`.
+    RIBS_HD double sum(int32_t key, int64_t count, int64_t residuals) const {
+        return start(key) * static_cast<double>(count) +
+               static_cast<double>(residuals) * mantissa_unit(octave(key));
+    }
+    /// The sum of their squares, but for the squares of the residuals themselves.
+    RIBS_HD double square(int32_t key, int64_t count, int64_t residuals) const {
+        const double first = start(key);
+        return first * (first * static_cast<double>(count) +
+                        2.0 * mantissa_unit(octave(key)) * static_cast<double>(residuals));
+    }
+};
+
+/// Squares of residuals, added up exactly: cells[octave] counts the square of that octave's mantissa unit.
+/// Four units of a cell are one of the next, so sums can be carried upwards into one canonical form.
+struct SquareCells {
+    int64_t* cells;
+
+    /// Adds `value` units of an octave; the upper half goes 16 cells up, since 4^16 = 2^32.
+    RIBS_HD void add(int32_t octave, uint64_t value) const {
+        cells[octave] += static_cast<int64_t>(value & 0xffffffffu);
+        cells[octave + 16] += static_cast<int64_t>(value >> 32);
+    }
+    RIBS_HD void carry() const {
+        for (int32_t octave = 0; octave + 1 < kSquareCells; ++octave) {
+            cells[octave + 1] += cells[octave] >> 2;
+            cells[octave] &= 3;
+        }
+    }
+    /// The total, from the smallest cell up.
+    RIBS_HD double total() const {
+        double sum = 0.0;
+        for (int32_t octave = 0; octave < kSquareCells; ++octave)
+            if (cells[octave] != 0)
+                sum += static_cast<double>(cells[octave]) * power_of_two(2 * (octave - 150));
+        return sum;
+    }
+};
+
+/// How a row of few values is filed: even bins over its range, positions inside it as fixed-point integers.
+struct RowScale {
+    static constexpr int32_t kPositionBits = 31;
+
+    int32_t bin_bits;
+    int32_t exponent;  ///< 2^exponent is just above the largest magnitude
+
+    /// Bins that are narrow beside a step of 8 bits, and enough for most values to lie alone.
+    RIBS_HD static int32_t bits_for(int64_t n) { return n > 1024 ? 12 : 11; }
+    RIBS_HD double scale() const { return power_of_two(kPositionBits - exponent); }
+    RIBS_HD uint32_t position(float x, double scale) const {
+        return static_cast<uint32_t>(static_cast<int32_t>(fabs(static_cast<double>(x)) * scale));
+    }
+    RIBS_HD uint32_t bin(uint32_t position) const { return position >> (kPositionBits - bin_bits); }
+    RIBS_HD double unit() const { return power_of_two(exponent - kPositionBits); }
+    RIBS_HD double bins_per_unit() const { return power_of_two(bin_bits - exponent); }
+};
+
+/// Suffix sums are added up inside segments first, then over segments, so that a GPU can do as the CPU does.
+constexpr int32_t kSegment = 128;
+
+}  // namespace ribs

@@ -1,0 +1,243 @@
+#include "cpu/sketch.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+
+#include "cpu/compact.h"
+#include "cpu/parallel.h"
+
+namespace ribs::cpu {
+namespace {
+
+constexpr int64_t kBlock = 512;     // values that stay in the first cache while they are looked at thrice
+constexpr int64_t kTask = 1 << 18;  // values a thread takes at a time
+constexpr int32_t kReach = 17;      // octaves below a block's largest whose squares fit the same 64 bits
+constexpr int64_t kAhead = 8192;    // values between what is read and what is fetched
+constexpr size_t kWords = size_t{2} * kOctaves << kSketchBits;
+
+/// Tables that wait for the next tensor: empty ones, whose pages are already there.
+struct Pool {
+    std::mutex guard;
+    std::vector<uint64_t*> tables;
+};
+
+Pool& pool() {
+    static Pool* const instance = new Pool;  // never destroyed: threads may outlive static storage
+    return *instance;
+}
+
+constexpr size_t kPooled = 8;
+
+/// Extreme bit patterns of a block of values that are not zero.
+struct Extremes {
+    uint32_t highest, lowest;    ///< as unsigned words: negative values are above positive ones
+    uint32_t largest, smallest;  ///< magnitudes
+    int32_t positive;            ///< as signed words: positive values are above negative ones
+};
+
+RIBS_CLONES
+Extremes extremes(const uint32_t* bits, int64_t n) {
+    uint32_t highest = 0, lowest = 0xffffffffu, largest = 0,
+             smallest = 0xffffffffu;  // locals: these vectorise
+    int32_t positive = INT32_MIN;
+    for (int64_t i = 0; i < n; ++i) {
+        const uint32_t word = bits[i], magnitude = word & kMagnitude;
+        const int32_t whole = static_cast<int32_t>(word);
+        highest = word > highest ? word : highest;
+        lowest = word < lowest ? word : lowest;
+        largest = magnitude > largest ? magnitude : largest;
+        smallest = magnitude < smallest ? magnitude : smallest;
+        positive = whole > positive ? whole : positive;
+    }
+    return {highest, lowest, largest, smallest, positive};
+}
+
+/// The squares of the residuals of a block in units of octave `low`, where no value lies below it.
+RIBS_CLONES
+uint64_t residual_squares(const uint32_t* bits, int64_t n, int32_t low) {
+    uint64_t sum = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        const uint32_t octave = bits[i] << 1 >> 24;
+        const uint32_t residual = bits[i] & ((1u << (kMantissaBits - kSketchBits)) - 1);
+        const uint32_t up = 2 * (std::max(octave, 1u) - static_cast<uint32_t>(low));
+        sum += static_cast<uint64_t>(residual * residual) << up;
+    }
+    return sum;
+}
+
+/// Asks for a run before it is needed: scattering to the table keeps the machine from looking ahead by
+/// itself.
+void prefetch(const uint32_t* x, int64_t n) {
+#if defined(__GNUC__)
+    for (int64_t i = 0; i < n; i += 16) __builtin_prefetch(x + i, 0, 2);
+#endif
+}
+
+RIBS_CLONES
+int64_t count_zeros(const uint32_t* bits, int64_t n) {
+    int32_t zeros = 0;
+    for (int64_t i = 0; i < n; ++i) zeros += (bits[i] & kMagnitude) == 0 ? 1 : 0;
+    return zeros;
+}
+
+void scatter(const uint32_t* bits, int64_t n, uint64_t* words) {
+    constexpr int kShift = kMantissaBits - kSketchBits;
+    constexpr uint64_t kOne = uint64_t{1} << BinTable::kCountShift, kRest = (uint64_t{1} << kShift) - 1;
+    for (int64_t i = 0; i < n; ++i) words[bits[i] >> kShift] += kOne | (bits[i] & kRest);
+}
+
+float as_float(uint32_t bits) {
+    float x;
+    std::memcpy(&x, &bits, sizeof(x));
+    return x;
+}
+
+/// Takes the extreme values of a block, which has values that are not zero, into the totals.
+void merge_extremes(SketchTotals& t, const Extremes& e) {
+    const bool negative = e.highest > kMagnitude, positive = e.positive >= 0;
+    const float least = as_float(negative ? e.highest : e.lowest);
+    const float most = as_float(positive ? static_cast<uint32_t>(e.positive) : e.lowest);
+    t.minimum = std::min(t.minimum, least);
+    t.maximum = std::max(t.maximum, most);
+}
+
+}  // namespace
+
+void SketchTotals::merge(const SketchTotals& other) {
+    count += other.count;
+    zeros += other.zeros;
+    minimum = std::min(minimum, other.minimum);
+    maximum = std::max(maximum, other.maximum);
+    for (int32_t i = 0; i < kSquareCells; ++i) squares[i] += other.squares[i];
+    SquareCells{squares}.carry();
+}
+
+BinTable::BinTable() {
+    const std::lock_guard<std::mutex> lock(pool().guard);
+    if (!pool().tables.empty()) {
+        words_.reset(pool().tables.back());
+        pool().tables.pop_back();
+        return;
+    }
+    words_.reset(static_cast<uint64_t*>(std::calloc(kWords, sizeof(uint64_t))));
+    if (!words_) throw std::bad_alloc();
+}
+
+BinTable::~BinTable() {
+    if (words_) clear();
+}
+
+void BinTable::Free::operator()(uint64_t* words) const {
+    const std::lock_guard<std::mutex> lock(pool().guard);
+    pool().tables.size() < kPooled ? pool().tables.push_back(words) : std::free(words);
+}
+
+void BinTable::clear() {
+    for (int sign = 0; sign < 2 && first_ <= last_; ++sign) {
+        uint64_t* const from = words_.get() + ((static_cast<int64_t>(sign) << 8 | first_) << kSketchBits);
+        std::fill_n(from, static_cast<int64_t>(last_ - first_ + 1) << kSketchBits, 0);
+    }
+    first_ = kOctaves;
+    last_ = -1;
+    values_ = 0;
+}
+
+void BinTable::add_block(const uint32_t* bits, int64_t n, SketchTotals& totals) {
+    const Extremes e = extremes(bits, n);
+    merge_extremes(totals, e);
+    const int32_t largest = static_cast<int32_t>(e.largest >> 23),
+                  smallest = static_cast<int32_t>(e.smallest >> 23);
+    first_ = std::min(first_, smallest);
+    last_ = std::max(last_, largest);
+    values_ += n;
+    scatter(bits, n, words_.get());
+    const int32_t low = std::max(largest - kReach, 1);
+    const SquareCells cells{totals.squares};
+    if (std::max(smallest, 1) >= low) {
+        cells.add(low, residual_squares(bits, n, low));
+    } else {
+        for (int64_t i = 0; i < n; ++i) {
+            const uint64_t residual = Binning{kSketchBits}.residual(bits[i]);
+            cells.add(std::max<int32_t>(bits[i] << 1 >> 24, 1), residual * residual);
+        }
+    }
+}
+
+void BinTable::add(const uint32_t* x, int64_t n, SketchTotals& totals) {
+    alignas(64) uint32_t kept[kBlock + kCompactSlack];
+    totals.count += n;
+    for (int64_t at = 0; at < n; at += kBlock) {
+        const int64_t size = std::min(kBlock, n - at);
+        prefetch(x + at + kAhead, std::min(kBlock, n - at - kAhead));
+        const int64_t zeros = count_zeros(x + at, size);
+        totals.zeros += zeros;
+        if (zeros == size) continue;
+        if (zeros > 0) compact(x + at, size, kept);
+        add_block(zeros > 0 ? kept : x + at, size - zeros, totals);
+    }
+}
+
+void BinTable::absorb(BinTable& other) {
+    first_ = std::min(first_, other.first_);
+    last_ = std::max(last_, other.last_);
+    values_ += other.values_;
+    for (int64_t sign = 0; sign < 2; ++sign)
+        for (int64_t i = (sign << 8 | other.first_) << kSketchBits;
+             i < (sign << 8 | (other.last_ + 1)) << kSketchBits; ++i)
+            words_.get()[i] += other.words_.get()[i];
+    other.clear();
+}
+
+void WideBins::absorb(BinTable& table) {
+    for (int sign = 0; sign < 2; ++sign) {
+        for (int32_t octave = table.first(); octave <= table.last(); ++octave) {
+            const uint64_t* const words = table.row(sign, octave);
+            if (std::all_of(words, words + BinTable::kRow, [](uint64_t word) { return word == 0; })) continue;
+            std::vector<int64_t>& count = counts[sign << 8 | octave];
+            std::vector<int64_t>& residual = residuals[sign << 8 | octave];
+            count.resize(BinTable::kRow);
+            residual.resize(BinTable::kRow);
+            for (size_t i = 0; i < count.size(); ++i) {
+                count[i] += static_cast<int64_t>(words[i] >> BinTable::kCountShift);
+                residual[i] += static_cast<int64_t>(words[i] & ((uint64_t{1} << BinTable::kCountShift) - 1));
+            }
+        }
+    }
+    table.clear();
+}
+
+TensorSketch sketch(const float* x, int64_t n, int threads) {
+    const int64_t tasks = (n + kTask - 1) / kTask;
+    const size_t workers = static_cast<size_t>(std::max<int64_t>(1, std::min<int64_t>(threads, tasks)));
+    std::vector<BinTable> tables(workers);
+    std::vector<SketchTotals> totals(workers);
+    TensorSketch result;
+    std::mutex guard;
+    const auto widen = [&](BinTable& table) {
+        const std::lock_guard<std::mutex> lock(guard);
+        if (!result.wide) result.wide = std::make_unique<WideBins>();
+        result.wide->absorb(table);
+    };
+    // The bits of floats are read as such: the arithmetic on them must not depend on a denormals-are-zero
+    // mode.
+    const uint32_t* const bits = reinterpret_cast<const uint32_t*>(x);
+    parallel_for(tasks, threads, [&](int worker, int64_t task) {
+        BinTable& table = tables[static_cast<size_t>(worker)];
+        if (table.values() + kTask > BinTable::kLimit) widen(table);
+        table.add(bits + task * kTask, std::min(kTask, n - task * kTask),
+                  totals[static_cast<size_t>(worker)]);
+    });
+    result.table = std::move(tables[0]);
+    for (size_t i = 0; i < workers; ++i) {
+        result.totals.merge(totals[i]);
+        if (i == 0) continue;
+        if (result.table.values() + tables[i].values() > BinTable::kLimit) widen(result.table);
+        result.table.absorb(tables[i]);
+    }
+    if (result.wide) result.wide->absorb(result.table);
+    return result;
+}
+
+}  // namespace ribs::cpu
