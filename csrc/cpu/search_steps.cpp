@@ -4,6 +4,7 @@
 #include <limits>
 #include <vector>
 
+#include "core/row_error.h"
 #include "core/short_rows.h"
 #include "cpu/parallel.h"
 #include "cpu/sketch.h"
@@ -75,13 +76,34 @@ Answer search_short(const float* x, const Totals& all, Codes codes) {
     return {search.best, larger(0.0, search.best.error - rounding(all.square))};
 }
 
-void write(const SearchStepsParams& p, int64_t row, int64_t level, const Answer& answer) {
+void write(const SearchStepsParams& p, int64_t row, int64_t level, const Answer& answer, double error) {
     const int64_t at = level * p.rows + row;
     const double n = static_cast<double>(p.n);
     p.step[at] = static_cast<float>(answer.best.step);
     p.zero_point[at] = answer.best.zero_point;
-    p.mse[at] = static_cast<float>(larger(answer.best.error, 0.0) / n);
-    p.lower_bound[at] = static_cast<float>(answer.lower / n);
+    p.mse[at] = static_cast<float>(larger(error, 0.0) / n);
+    p.lower_bound[at] = static_cast<float>(smaller(answer.lower, larger(error, 0.0)) / n);
+}
+
+/// The squared error of a row under a quantizer.
+RIBS_CLONES
+double row_error(const float* x, int64_t n, Quantizer q) {
+    double lanes[kErrorLanes] = {};
+    int64_t at = 0;
+    for (; at + kErrorLanes <= n; at += kErrorLanes)
+        for (int64_t lane = 0; lane < kErrorLanes; ++lane) lanes[lane] += squared_error(x[at + lane], q);
+    for (int64_t lane = 0; at + lane < n; ++lane) lanes[lane] += squared_error(x[at + lane], q);
+    for (int64_t width = kErrorLanes / 2; width > 0; width /= 2)
+        for (int64_t lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+    return lanes[0];
+}
+
+/// Writes the answer for a row whose values are at hand, with the error that they truly have.
+void write_row(const SearchStepsParams& p, int64_t row, int64_t level, const Answer& answer) {
+    const int64_t levels = int64_t{1} << p.bits[level], qmin = p.symmetric ? -levels / 2 : 0;
+    const Quantizer q =
+        make_quantizer(static_cast<float>(answer.best.step), answer.best.zero_point, qmin, qmin + levels - 1);
+    write(p, row, level, answer, row_error(p.x + row * p.n, p.n, q));
 }
 
 // Not one template: compiled once per instruction set, with all that it calls.
@@ -97,16 +119,14 @@ Answer search_moments(const SortedMoments& moments, Codes codes) {
     return StepSearch<SortedMoments, true>(moments, codes).proven(true);
 }
 
-template <class Moments>
-void search_grid(const SearchStepsParams& p, int64_t row, const Moments& moments) {
-    for (int64_t level = 0; level < p.bits_count; ++level)
-        write(p, row, level, search_moments(moments, {1 << p.bits[level], p.symmetric}));
+Codes codes_of(const SearchStepsParams& p, int64_t level) {
+    return {1 << p.bits[level], p.symmetric};
 }
 
 void search_constant(const SearchStepsParams& p, int64_t row, const Totals& all) {
     for (int64_t level = 0; level < p.bits_count; ++level) {
-        const Candidate best = constant_candidate(all, {1 << p.bits[level], p.symmetric});
-        write(p, row, level, {best, best.error});
+        const Candidate best = constant_candidate(all, codes_of(p, level));
+        write(p, row, level, {best, best.error}, best.error);
     }
 }
 
@@ -114,11 +134,15 @@ void search_constant(const SearchStepsParams& p, int64_t row, const Totals& all)
 bool search_sketch(const SearchStepsParams& p, int64_t row, Tails& tails, int threads) {
     const TensorSketch s = sketch(p.x + row * p.n, p.n, threads);
     if (s.has(0, kOctaves - 1) || s.has(1, kOctaves - 1)) return false;
-    const SketchTotals& t = s.totals;
-    if (t.minimum == t.maximum)
-        search_constant(p, row, {static_cast<double>(p.n), 0.0, t.minimum, t.maximum});
-    else
-        search_grid(p, row, tails.of_sketch(s));
+    if (s.totals.minimum == s.totals.maximum) {
+        search_constant(p, row, {static_cast<double>(p.n), 0.0, s.totals.minimum, s.totals.maximum});
+        return true;
+    }
+    const BinnedMoments<FormatBins> moments = tails.of_sketch(s);
+    for (int64_t level = 0; level < p.bits_count; ++level) {
+        const Answer answer = search_moments(moments, codes_of(p, level));
+        write(p, row, level, answer, answer.best.error);
+    }
     return true;
 }
 
@@ -128,15 +152,21 @@ bool search_values(const SearchStepsParams& p, int64_t row, Tails& tails) {
     const RowScan scan = scan_row(x, p.n);
     if (!scan.finite) return false;
     const Totals all = {static_cast<double>(p.n), scan.square, scan.minimum, scan.maximum};
-    if (scan.minimum == scan.maximum)
-        search_constant(p, row, all);
-    else if (p.n <= kExactRow || (p.n <= kShortRow && !p.exact))
+    const auto each_level = [&](const auto& search) {
         for (int64_t level = 0; level < p.bits_count; ++level)
-            write(p, row, level, search_short(x, all, {1 << p.bits[level], p.symmetric}));
-    else if (p.exact)
-        search_grid(p, row, tails.of_sorted(x, p.n, scan));
-    else
-        search_grid(p, row, tails.of_row(x, p.n, scan));
+            write_row(p, row, level, search(codes_of(p, level)));
+    };
+    if (scan.minimum == scan.maximum) {
+        search_constant(p, row, all);
+    } else if (p.n <= kExactRow || (p.n <= kShortRow && !p.exact)) {
+        each_level([&](Codes codes) { return search_short(x, all, codes); });
+    } else if (p.exact) {
+        const SortedMoments moments = tails.of_sorted(x, p.n, scan);
+        each_level([&](Codes codes) { return search_moments(moments, codes); });
+    } else {
+        const BinnedMoments<EvenBins> moments = tails.of_row(x, p.n, scan);
+        each_level([&](Codes codes) { return search_moments(moments, codes); });
+    }
     return true;
 }
 

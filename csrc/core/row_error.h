@@ -1,0 +1,19 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/macros.h"
+#include "core/quantize.h"
+
+namespace ribs {
+
+constexpr int32_t kErrorLanes = 32;  ///< a warp; lane l takes the values l, l + 32, ...
+
+/// What fake_quantize makes of a value, as a squared error.
+RIBS_HD double squared_error(float x, const Quantizer& q) {
+    const float code = clamp_code(rintf(x / q.step), q.low, q.high);
+    const double error = static_cast<double>(x) - static_cast<double>(code) * static_cast<double>(q.step);
+    return error * error;
+}
+
+}  // namespace ribs
