@@ -33,8 +33,8 @@ struct FakeQuantizeBackwardParams {
     int64_t qmin, qmax;
 };
 
-/// x is [rows, n]; step, zero_point, mse and lower_bound are [bits_count, rows]. `nonfinite` receives the number
-/// of rows with NaN or infinities, for which the other outputs are not written.
+/// x is [rows, n]; step, zero_point, mse and lower_bound are [bits_count, rows]. `nonfinite` receives the
+/// number of rows with NaN or infinities, for which the other outputs are not written.
 struct SearchStepsParams {
     const float* x;
     int64_t rows, n;
@@ -49,6 +49,18 @@ struct SearchStepsParams {
     int64_t* nonfinite;
     void* workspace;      ///< CUDA only: search_steps_workspace() bytes
     const float* sorted;  ///< CUDA only: x sorted by row where exact
+};
+
+/// The sketch of n finite values, CPU only: `rows` octaves, each with its place (side * 256 + exponent), a
+/// count and a sum of residuals for each of 2048 bins. The arrays have room for 512 rows.
+struct SketchParams {
+    int64_t rows;
+    int64_t* places;     ///< [rows]
+    int64_t* counts;     ///< [rows, 2048]
+    int64_t* residuals;  ///< [rows, 2048]
+    int64_t* squares;    ///< [272], see SquareCells
+    int64_t* totals;     ///< [2]: count, zeros
+    float* extremes;     ///< [2]: minimum, maximum
 };
 
 /// bits is [configs, layers, 2]; macs and weights are [layers]; bops and weight_bits are [configs].
@@ -73,6 +85,10 @@ void fake_quantize(const FakeQuantizeParams& p, int threads);
 void fake_quantize_backward(const FakeQuantizeBackwardParams& p, int threads);
 /// MSE-optimal steps of every row for every bit-width.
 void search_steps(const SearchStepsParams& p, int threads);
+/// Reads n values once and fills the sketch, rows included.
+void sketch(const float* x, int64_t n, SketchParams& out, int threads);
+/// As search_steps for one row, from its sketch; p.x is not read.
+void search_sketch(const SketchParams& sketch, const SearchStepsParams& p);
 /// Bit operations and weight bits of every configuration.
 void config_cost(const ConfigCostParams& p, int threads);
 }  // namespace cpu

@@ -7,5 +7,6 @@ PYBIND11_MODULE(_core, m) {
     ribs::bindings::register_build(m);
     ribs::bindings::register_fake_quantize(m);
     ribs::bindings::register_search_steps(m);
+    ribs::bindings::register_sketch(m);
     ribs::bindings::register_config_cost(m);
 }

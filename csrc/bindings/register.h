@@ -18,6 +18,8 @@ void register_build(pybind11::module_& m);
 void register_fake_quantize(pybind11::module_& m);
 /// search_steps and what it needs as workspace.
 void register_search_steps(pybind11::module_& m);
+/// The moment sketch of a tensor, and the search on one.
+void register_sketch(pybind11::module_& m);
 /// config_cost.
 void register_config_cost(pybind11::module_& m);
 

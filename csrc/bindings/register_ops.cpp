@@ -65,6 +65,16 @@ void register_fake_quantize(py::module_& m) {
         py::call_guard<py::gil_scoped_release>());
 }
 
+namespace {
+
+std::vector<int32_t> bit_widths(const py::tuple& bits) {
+    std::vector<int32_t> widths;
+    for (const py::handle width : bits) widths.push_back(width.cast<int32_t>());
+    return widths;
+}
+
+}  // namespace
+
 void register_search_steps(py::module_& m) {
     m.def("search_steps_workspace", &search_steps_workspace);
     m.def("search_steps",
@@ -90,6 +100,53 @@ void register_search_steps(py::module_& m) {
               const py::gil_scoped_release release;
               threads > 0 ? cpu::search_steps(p, threads) : cuda::search_steps(p, pointer<void>(stream));
           });
+}
+
+namespace {
+
+/// From the addresses of its tensors, in the order of the struct.
+SketchParams sketch_params(int64_t rows, const py::tuple& parts) {
+    const auto part = [&](size_t index) { return parts[index].cast<uintptr_t>(); };
+    return {rows,
+            pointer<int64_t>(part(0)),
+            pointer<int64_t>(part(1)),
+            pointer<int64_t>(part(2)),
+            pointer<int64_t>(part(3)),
+            pointer<int64_t>(part(4)),
+            pointer<float>(part(5))};
+}
+
+}  // namespace
+
+void register_sketch(py::module_& m) {
+    m.def("sketch", [](uintptr_t x, int64_t n, const py::tuple& parts, int threads) {
+        SketchParams out = sketch_params(0, parts);
+        const py::gil_scoped_release release;
+        cpu::sketch(pointer<const float>(x), n, out, threads);
+        return out.rows;
+    });
+    m.def("search_sketch", [](int64_t rows, const py::tuple& parts, int64_t n, const py::tuple& bits,
+                              bool symmetric, uintptr_t step, uintptr_t zero_point, uintptr_t mse,
+                              uintptr_t lower_bound, uintptr_t nonfinite) {
+        const std::vector<int32_t> widths = bit_widths(bits);
+        const SketchParams sketch = sketch_params(rows, parts);
+        const SearchStepsParams p{nullptr,
+                                  1,
+                                  n,
+                                  widths.data(),
+                                  static_cast<int64_t>(widths.size()),
+                                  symmetric,
+                                  false,
+                                  pointer<float>(step),
+                                  pointer<int32_t>(zero_point),
+                                  pointer<float>(mse),
+                                  pointer<float>(lower_bound),
+                                  pointer<int64_t>(nonfinite),
+                                  nullptr,
+                                  nullptr};
+        const py::gil_scoped_release release;
+        cpu::search_sketch(sketch, p);
+    });
 }
 
 void register_config_cost(py::module_& m) {

@@ -107,18 +107,17 @@ struct SquareCells {
 struct RowScale {
     static constexpr int32_t kPositionBits = 31;
 
-    int32_t bin_bits;
+    static constexpr int32_t kBinBits = 11;  ///< bins narrow beside a step of 8 bits
+
     int32_t exponent;  ///< 2^exponent is just above the largest magnitude
 
-    /// Bins that are narrow beside a step of 8 bits, and enough for most values to lie alone.
-    RIBS_HD static int32_t bits_for(int64_t n) { return n > 1024 ? 12 : 11; }
     RIBS_HD double scale() const { return power_of_two(kPositionBits - exponent); }
     RIBS_HD uint32_t position(float x, double scale) const {
         return static_cast<uint32_t>(static_cast<int32_t>(fabs(static_cast<double>(x)) * scale));
     }
-    RIBS_HD uint32_t bin(uint32_t position) const { return position >> (kPositionBits - bin_bits); }
+    RIBS_HD static uint32_t bin(uint32_t position) { return position >> (kPositionBits - kBinBits); }
     RIBS_HD double unit() const { return power_of_two(exponent - kPositionBits); }
-    RIBS_HD double bins_per_unit() const { return power_of_two(bin_bits - exponent); }
+    RIBS_HD double bins_per_unit() const { return power_of_two(kBinBits - exponent); }
 };
 
 /// Suffix sums are added up inside segments first, then over segments, so that a GPU can do as the CPU does.

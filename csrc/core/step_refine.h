@@ -59,7 +59,7 @@ struct Stage {
 constexpr int32_t kStages = 2;
 
 RIBS_HD Stage refinement(int32_t stage) {
-    return stage == 0 ? Stage{7 * kOctave / 64, kOctave / 64} : Stage{7 * kOctave / 512, kOctave / 512};
+    return stage == 0 ? Stage{3 * kOctave / 32, kOctave / 32} : Stage{7 * kOctave / 256, kOctave / 256};
 }
 
 }  // namespace ribs

@@ -130,9 +130,8 @@ void search_constant(const SearchStepsParams& p, int64_t row, const Totals& all)
     }
 }
 
-/// Searches a long row by its sketch; returns whether all values are finite.
-bool search_sketch(const SearchStepsParams& p, int64_t row, Tails& tails, int threads) {
-    const TensorSketch s = sketch(p.x + row * p.n, p.n, threads);
+/// Searches a row by its sketch; returns whether all values are finite.
+bool search_sketched(const SearchStepsParams& p, int64_t row, const TensorSketch& s, Tails& tails) {
     if (s.has(0, kOctaves - 1) || s.has(1, kOctaves - 1)) return false;
     if (s.totals.minimum == s.totals.maximum) {
         search_constant(p, row, {static_cast<double>(p.n), 0.0, s.totals.minimum, s.totals.maximum});
@@ -179,10 +178,17 @@ void search_steps(const SearchStepsParams& p, int threads) {
     std::vector<Tails> tails(static_cast<size_t>(outer));
     parallel_for(p.rows, outer, [&](int worker, int64_t row) {
         Tails& own = tails[static_cast<size_t>(worker)];
-        const bool sketched = p.n > kSwiftRow && !p.exact;
-        if (!(sketched ? search_sketch(p, row, own, inner) : search_values(p, row, own))) ++nonfinite;
+        const bool finite = p.n > kSwiftRow && !p.exact
+                                ? search_sketched(p, row, sketch(p.x + row * p.n, p.n, inner), own)
+                                : search_values(p, row, own);
+        if (!finite) ++nonfinite;
     });
     *p.nonfinite = nonfinite;
+}
+
+void search_sketch(const SketchParams& sketch, const SearchStepsParams& p) {
+    Tails tails;
+    *p.nonfinite = search_sketched(p, 0, TensorSketch(sketch), tails) ? 0 : 1;
 }
 
 }  // namespace ribs::cpu

@@ -208,6 +208,42 @@ void WideBins::absorb(BinTable& table) {
     table.clear();
 }
 
+TensorSketch::TensorSketch(const SketchParams& stored) : wide(std::make_unique<WideBins>()) {
+    for (int64_t row = 0; row < stored.rows; ++row) {
+        const int64_t* const count = stored.counts + row * BinTable::kRow;
+        const int64_t* const residual = stored.residuals + row * BinTable::kRow;
+        wide->counts[stored.places[row]].assign(count, count + BinTable::kRow);
+        wide->residuals[stored.places[row]].assign(residual, residual + BinTable::kRow);
+    }
+    std::copy_n(stored.squares, kSquareCells, totals.squares);
+    totals.count = stored.totals[0];
+    totals.zeros = stored.totals[1];
+    totals.minimum = stored.extremes[0];
+    totals.maximum = stored.extremes[1];
+}
+
+void TensorSketch::write(SketchParams& out) {
+    if (!wide) wide = std::make_unique<WideBins>();
+    wide->absorb(table);
+    out.rows = 0;
+    for (size_t place = 0; place < 2 * kOctaves; ++place) {
+        if (wide->counts[place].empty()) continue;
+        out.places[out.rows] = static_cast<int64_t>(place);
+        std::copy_n(wide->counts[place].data(), BinTable::kRow, out.counts + out.rows * BinTable::kRow);
+        std::copy_n(wide->residuals[place].data(), BinTable::kRow, out.residuals + out.rows * BinTable::kRow);
+        ++out.rows;
+    }
+    std::copy_n(totals.squares, kSquareCells, out.squares);
+    out.totals[0] = totals.count;
+    out.totals[1] = totals.zeros;
+    out.extremes[0] = totals.minimum;
+    out.extremes[1] = totals.maximum;
+}
+
+void sketch(const float* x, int64_t n, SketchParams& out, int threads) {
+    sketch(x, n, threads).write(out);
+}
+
 TensorSketch sketch(const float* x, int64_t n, int threads) {
     const int64_t tasks = (n + kTask - 1) / kTask;
     const size_t workers = static_cast<size_t>(std::max<int64_t>(1, std::min<int64_t>(threads, tasks)));

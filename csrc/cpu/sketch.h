@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/sketch.h"
+#include "ops.h"
 
 namespace ribs::cpu {
 
@@ -69,6 +70,11 @@ struct TensorSketch {
     BinTable table;
     std::unique_ptr<WideBins> wide;
 
+    TensorSketch() = default;
+    /// A sketch that was written out before.
+    explicit TensorSketch(const SketchParams& stored);
+    /// Writes the octaves that occur.
+    void write(SketchParams& out);
     /// Whether any value may lie in an octave of a side.
     bool has(int side, int32_t octave) const {
         if (wide) return !wide->counts[side << 8 | octave].empty();

@@ -72,16 +72,16 @@ RowScan scan_row(const float* x, int64_t n) {
 BinnedMoments<EvenBins> Tails::of_row(const float* x, int64_t n, const RowScan& scan) {
     const Totals all = {static_cast<double>(n), scan.square, static_cast<double>(scan.minimum),
                         static_cast<double>(scan.maximum)};
-    RowScale scale{RowScale::bits_for(n), 0};
+    RowScale scale{};
     frexp(all.largest(), &scale.exponent);
-    const int64_t bins = int64_t{1} << scale.bin_bits;
+    constexpr int64_t bins = int64_t{1} << RowScale::kBinBits;
     positions_.resize(static_cast<size_t>(n));
     positions(x, n, scale.scale(), positions_.data());
     words_.assign(static_cast<size_t>(2 * bins), 0);
     for (int64_t i = 0; i < n; ++i) {
         const uint32_t position = positions_[static_cast<size_t>(i)];
-        const size_t side = float_bits(x[i]) >> 31 << scale.bin_bits;
-        words_[side + scale.bin(position)] += (uint64_t{1} << kWordShift) + position;
+        const size_t side = float_bits(x[i]) >> 31 << RowScale::kBinBits;
+        words_[side + RowScale::bin(position)] += (uint64_t{1} << kWordShift) + position;
     }
     const double unit = scale.unit();
     const auto entry = [&](int64_t i) {

@@ -52,6 +52,20 @@ def search_steps(
     stream: int,
     /,
 ) -> None: ...
+def sketch(x: int, n: int, parts: tuple[int, ...], threads: int, /) -> int: ...
+def search_sketch(
+    rows: int,
+    parts: tuple[int, ...],
+    n: int,
+    bits: tuple[int, ...],
+    symmetric: bool,
+    step: int,
+    zero_point: int,
+    mse: int,
+    lower_bound: int,
+    nonfinite: int,
+    /,
+) -> None: ...
 def config_cost(
     bits: int,
     macs: int,

@@ -4,15 +4,18 @@ from ribs.ops import twin
 from ribs.ops.build import build_info
 from ribs.ops.cost import config_cost
 from ribs.ops.quantize import fake_quantize
-from ribs.ops.steps import search_steps
+from ribs.ops.sketch import Sketch
+from ribs.ops.steps import search_steps, sketch
 from ribs.ops.twin import ConfigCost, StepSearch
 
 __all__ = [
     "ConfigCost",
+    "Sketch",
     "StepSearch",
     "build_info",
     "config_cost",
     "fake_quantize",
     "search_steps",
+    "sketch",
     "twin",
 ]

@@ -75,6 +75,20 @@ def searchable(op: str, x: Tensor, axis_: int | None) -> None:
         raise ValueError(f"[{op}] x of shape {list(x.shape)} is empty; there is no step to find")
 
 
+def power(op: str, p: float) -> None:
+    """Refuse powers that give no sensible error."""
+    if not 1 <= p <= 8:
+        raise ValueError(f"[{op}] p={p} is not supported; it must lie in 1..8, 2 for the squared error")
+
+
+def sketch_options(op: str, axis_: int | None, exact: bool) -> None:
+    """Refuse what a sketch has forgotten."""
+    if axis_ is not None:
+        raise ValueError(f"[{op}] axis={axis_} does not go with a sketch, which has no axes; sketch each channel")
+    if exact:
+        raise ValueError(f"[{op}] exact=True does not go with a sketch, which has no single values; pass the tensor")
+
+
 def finite(op: str, nan: int, infinite: int) -> None:
     """Refuse values that are not finite, given how many there are."""
     if nan or infinite:

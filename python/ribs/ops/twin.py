@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ribs.ops import check
+from ribs.ops.sketch import BINS, CELLS, OCTAVES, RESIDUAL_BITS, Sketch, carried
 
 
 class StepSearch(NamedTuple):
@@ -78,6 +79,26 @@ def rows_of(x: Tensor, axis: int | None) -> Tensor:
     if not x.is_contiguous() and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
         x = x.permute(0, 2, 3, 1)
     return x.reshape(1, -1).contiguous()  # a reshape may be a strided view
+
+
+def sketch(x: Tensor) -> Sketch:
+    """Sketch a tensor by adding up integers; see `ribs.ops.sketch`."""
+    check.searchable("sketch", x, None)
+    check.finite("sketch", int(x.isnan().sum()), int(x.isinf().sum()))
+    x = x.detach().flatten()
+    word = x.view(torch.int32).long() & 0xFFFFFFFF
+    word = word[(word & 0x7FFFFFFF) != 0]
+    key, residual = word >> RESIDUAL_BITS, word & (1 << RESIDUAL_BITS) - 1
+    places, inverse = (key // BINS).unique(return_inverse=True)
+    at = inverse * BINS + key % BINS
+    counts = torch.zeros(len(places) * BINS, dtype=torch.int64, device=x.device)
+    residuals = torch.zeros_like(counts).index_add_(0, at, residual)
+    counts.index_add_(0, at, torch.ones_like(at))
+    squares = torch.zeros(CELLS, dtype=torch.int64, device=x.device)
+    squares.index_add_(0, (key // BINS % OCTAVES).clamp(min=1), residual * residual)
+    totals = torch.tensor([x.numel(), x.numel() - len(word)], device=x.device)
+    extremes = torch.stack([x.min(), x.max()])
+    return Sketch(places, counts.view(-1, BINS), residuals.view(-1, BINS), carried(squares), totals, extremes)
 
 
 def search_steps(
