@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kBlock = 512;     // values that stay in the first cache while they are looked at thrice
 constexpr int64_t kTask = 1 << 18;  // values a thread takes at a time
-constexpr int32_t kReach = 17;      // octaves below a block's largest whose squares fit the same 64 bits
+constexpr int32_t kReach = 15;      // octaves below its largest value: a block of squares then fits 64 bits
 constexpr int64_t kAhead = 8192;    // values between what is read and what is fetched
 constexpr size_t kWords = size_t{2} * kOctaves << kSketchBits;
 
@@ -94,13 +94,17 @@ float as_float(uint32_t bits) {
     return x;
 }
 
+void widen(SketchTotals& t, float least, float most) {
+    t.minimum = std::min(t.minimum, least);
+    t.maximum = std::max(t.maximum, most);
+}
+
 /// Takes the extreme values of a block, which has values that are not zero, into the totals.
 void merge_extremes(SketchTotals& t, const Extremes& e) {
     const bool negative = e.highest > kMagnitude, positive = e.positive >= 0;
     const float least = as_float(negative ? e.highest : e.lowest);
     const float most = as_float(positive ? static_cast<uint32_t>(e.positive) : e.lowest);
-    t.minimum = std::min(t.minimum, least);
-    t.maximum = std::max(t.maximum, most);
+    widen(t, least, most);
 }
 
 }  // namespace
@@ -173,6 +177,7 @@ void BinTable::add(const uint32_t* x, int64_t n, SketchTotals& totals) {
         prefetch(x + at + kAhead, std::min(kBlock, n - at - kAhead));
         const int64_t zeros = count_zeros(x + at, size);
         totals.zeros += zeros;
+        if (zeros > 0) widen(totals, 0.0f, 0.0f);
         if (zeros == size) continue;
         if (zeros > 0) compact(x + at, size, kept);
         add_block(zeros > 0 ? kept : x + at, size - zeros, totals);
@@ -251,7 +256,7 @@ TensorSketch sketch(const float* x, int64_t n, int threads) {
     std::vector<SketchTotals> totals(workers);
     TensorSketch result;
     std::mutex guard;
-    const auto widen = [&](BinTable& table) {
+    const auto unpack = [&](BinTable& table) {
         const std::lock_guard<std::mutex> lock(guard);
         if (!result.wide) result.wide = std::make_unique<WideBins>();
         result.wide->absorb(table);
@@ -261,7 +266,7 @@ TensorSketch sketch(const float* x, int64_t n, int threads) {
     const uint32_t* const bits = reinterpret_cast<const uint32_t*>(x);
     parallel_for(tasks, threads, [&](int worker, int64_t task) {
         BinTable& table = tables[static_cast<size_t>(worker)];
-        if (table.values() + kTask > BinTable::kLimit) widen(table);
+        if (table.values() + kTask > BinTable::kLimit) unpack(table);
         table.add(bits + task * kTask, std::min(kTask, n - task * kTask),
                   totals[static_cast<size_t>(worker)]);
     });
@@ -269,7 +274,7 @@ TensorSketch sketch(const float* x, int64_t n, int threads) {
     for (size_t i = 0; i < workers; ++i) {
         result.totals.merge(totals[i]);
         if (i == 0) continue;
-        if (result.table.values() + tables[i].values() > BinTable::kLimit) widen(result.table);
+        if (result.table.values() + tables[i].values() > BinTable::kLimit) unpack(result.table);
         result.table.absorb(tables[i]);
     }
     if (result.wide) result.wide->absorb(result.table);

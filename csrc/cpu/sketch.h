@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cfloat>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -12,8 +13,8 @@ namespace ribs::cpu {
 /// What is known of a tensor besides its bins.
 struct SketchTotals {
     int64_t count = 0, zeros = 0;
-    float minimum = 0.0f, maximum = 0.0f;  ///< meaningless while count is 0 or a value is not finite
-    int64_t squares[kSquareCells] = {};    ///< of residuals; see SquareCells
+    float minimum = FLT_MAX, maximum = -FLT_MAX;  ///< meaningless where a value is not finite
+    int64_t squares[kSquareCells] = {};           ///< of residuals; see SquareCells
 
     void merge(const SketchTotals& other);
 };

@@ -122,7 +122,7 @@ def test_results_do_not_depend_on_threads(shape: tuple[int, ...], symmetric: boo
 @pytest.mark.parametrize("value", [1.0, -1.0, 0.37, 3e38, -1e-40])
 def test_constants_get_an_exact_step(value: float, n: int, symmetric: bool, device: torch.device) -> None:
     x = torch.full((n,), value, device=device)
-    step, zero_point, mse = ops.search_steps(x, symmetric=symmetric)
+    step, zero_point, mse, _ = ops.search_steps(x, symmetric=symmetric)
     assert (step >= torch.finfo(torch.float32).tiny).all() and step.isfinite().all()
     if abs(value) > 1e-38:
         code_min = -2 if symmetric else 0
@@ -155,7 +155,7 @@ HOSTILE = {
 @pytest.mark.parametrize("data", HOSTILE)
 def test_hostile_data(data: str, n: int, symmetric: bool, device: torch.device) -> None:
     x = HOSTILE[data](n)
-    step, zero_point, mse = ops.search_steps(x.to(device), range(1, 9), symmetric=symmetric)
+    step, zero_point, mse, _ = ops.search_steps(x.to(device), range(1, 9), symmetric=symmetric)
     assert ((step >= torch.finfo(torch.float32).tiny) & step.isfinite()).all()
     assert ((zero_point >= 0) & (zero_point < 2 ** torch.arange(1, 9, device=device))).all()
     assert (mse >= 0).all() and not mse.isnan().any()

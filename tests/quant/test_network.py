@@ -34,6 +34,16 @@ def test_activation_steps_are_the_mean_over_batches():
     torch.testing.assert_close(network.model.get_submodule("0").input_quantizer.step, each.mean(0))
 
 
+def test_pooled_steps_are_those_of_all_batches_together():
+    batches = [Inputs((torch.randn(n, 3, 9, 9) * scale,), {}) for n, scale in ((8, 1.0), (40, 2.0), (3, 4.0))]
+    network = prepare(small(), batches[0])
+    calibrate(network, batches, [2, 8], pooled=True)
+    together = torch.cat([each.args[0] for each in batches])
+    want = ops.search_steps(together, [2, 8], symmetric=False)
+    quantizer = network.model.get_submodule("0").input_quantizer
+    assert torch.equal(quantizer.step, want.step) and torch.equal(quantizer.zero_point, want.zero_point)
+
+
 def test_a_shared_layer_is_replaced_everywhere():
     shared = nn.Linear(4, 4)
     model = nn.Sequential(shared, nn.ReLU(), shared).eval()

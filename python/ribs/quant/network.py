@@ -14,7 +14,7 @@ from ribs import ops
 from ribs.quant.fold import fold_batch_norms
 from ribs.quant.inputs import Inputs
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul, attach_matmuls
-from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, StepAverage
+from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, PooledSteps, StepAverage
 from ribs.quant.trace import Trace, trace
 from ribs.quant.units import Unit, UnitScheme, find_units
 
@@ -104,17 +104,20 @@ def calibrate(
     batches: Sequence[Inputs],
     choices: Sequence[int],
     *,
+    pooled: bool = False,
     progress: Callable[[Iterable[Inputs]], Iterable[Inputs]] = iter,
 ) -> None:
     """Find the MSE-optimal steps of all weights and activations for every bit-width in `choices`.
 
-    Activations are seen as the float network produces them; their steps are averaged over the batches.
+    Activations are seen as the float network produces them. Their steps are those of each batch, averaged, or with
+    `pooled` those of all batches together.
     Raises: ValueError naming the layer whose weights or input hold NaN or Inf.
     """
     _set_all(network, FLOAT_BITS)
     if not choices:
         return
-    observers: dict[FakeQuantizer, StepAverage] = {}
+    observe = PooledSteps if pooled else StepAverage
+    observers: dict[FakeQuantizer, StepAverage | PooledSteps] = {}
     for name, module in network.model.named_modules():
         if isinstance(module, QuantizedLayer):
             quantizer = module.weight_quantizer
@@ -122,7 +125,7 @@ def calibrate(
             quantizer.set_steps(choices, weight.step, weight.zero_point)
         if isinstance(module, (QuantizedLayer, QuantizedMatmul)):
             for quantizer in module.activation_quantizers:
-                observers[quantizer] = StepAverage(name, choices, symmetric=quantizer.symmetric)
+                observers[quantizer] = observe(name, choices, symmetric=quantizer.symmetric)
     try:
         for quantizer, observer in observers.items():
             quantizer.observer = observer

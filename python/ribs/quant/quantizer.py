@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class FakeQuantizer(nn.Module):
         self.axis = axis
         self.choices: tuple[int, ...] = ()
         self.bits = FLOAT_BITS
-        self.observer: StepAverage | None = None
+        self.observer: StepAverage | PooledSteps | None = None
         self.register_buffer("step", torch.empty(0))
         self.register_buffer("zero_point", torch.empty(0, dtype=torch.int32))
 
@@ -73,10 +74,10 @@ class StepAverage:
 
     def update(self, x: Tensor) -> None:
         """Raises: ValueError naming the place if x holds NaN or Inf."""
-        try:
+        with _named(self.name):
             found = ops.search_steps(x, self.choices, symmetric=self.symmetric)
-        except ValueError as error:
-            raise ValueError(f"[calibrate] the activations entering {self.name!r}: {error}") from None
+            if not bool(found.step.isfinite().all()):  # on CUDA the operator does not wait to find out
+                raise ValueError("they hold NaN or Inf")
         self.batches += 1
         self._step += (found.step.double().cpu() - self._step) / self.batches
         self._zero_point += (found.zero_point.double().cpu() - self._zero_point) / self.batches
@@ -84,3 +85,36 @@ class StepAverage:
     def result(self) -> tuple[Tensor, Tensor]:
         """(step, zero_point), each [K]; the mean zero point is rounded, so that zero stays exact."""
         return self._step.float(), self._zero_point.round().int()
+
+
+class PooledSteps:
+    """The MSE-optimal steps of all batches of a tensor together, from the sum of their sketches."""
+
+    def __init__(self, name: str, choices: Sequence[int], *, symmetric: bool) -> None:
+        self.name = name
+        self.choices = tuple(choices)
+        self.symmetric = symmetric
+        self.batches = 0
+        self._sketch: ops.Sketch | None = None
+
+    def update(self, x: Tensor) -> None:
+        """Raises: ValueError naming the place if x holds NaN or Inf."""
+        with _named(self.name):
+            sketch = ops.sketch(x)
+        self.batches += 1
+        self._sketch = sketch if self._sketch is None else self._sketch + sketch
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """(step, zero_point), each [K]."""
+        assert self._sketch is not None
+        found = ops.search_steps(self._sketch, self.choices, symmetric=self.symmetric)
+        return found.step, found.zero_point
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say in which layer an operator refused its input."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"[calibrate] the activations entering {name!r}: {error}") from None

@@ -34,6 +34,7 @@ def search(
     update_size: int | None = None,
     iterations: int = 10,
     calibration_samples: int = 1024,
+    pool_batches: bool = False,
     pins: Pins | None = None,
     loss: TaskLoss = kl_divergence,
     seed: int = 0,
@@ -50,6 +51,8 @@ def search(
     update_size: units changed in each iteration after the first, which changes all (the paper's M); by default half.
     iterations: number of integer linear programs solved (the paper's N_iter).
     calibration_samples: how many of the loader's samples are used.
+    pool_batches: fit the steps of activations to all batches together; by default each batch has its own, and these
+        are averaged, as in the paper.
     pins: {unit name, "first" or "last": bits or (weight bits, activation bits)} that stay as given; 32 is float.
     loss: f(float_output, quantized_output) -> [samples] losses; by default the KL divergence of softmax outputs.
     seed: of the random choice of units. The same call on the same device gives the same result.
@@ -74,7 +77,7 @@ def search(
             f"{sum(batch.samples for batch in batches)} samples: about {plan.forward_equivalents(sizes):.0f} "
             "forward passes of the calibration set"
         )
-        calibrate(network, batches, plan.bit_widths, progress=bars.calibration)
+        calibrate(network, batches, plan.bit_widths, pooled=pool_batches, progress=bars.calibration)
         sensitivity = Sensitivity(network, batches, plan.candidates, loss)
         bars.start_search(plan.probes(sizes))
 
@@ -119,6 +122,7 @@ def quantize(
     *,
     units: UnitScheme = "block",
     calibration_samples: int = 1024,
+    pool_batches: bool = False,
     loss: TaskLoss = kl_divergence,
     progress: bool = True,
 ) -> Result:
@@ -133,7 +137,8 @@ def quantize(
     table = CostTable.of(network.trace, network.units)
     configuration = table.configuration(bits)
     with Bars(progress) as bars:
-        calibrate(network, batches, bit_widths(configuration.values()), progress=bars.calibration)
+        widths = bit_widths(configuration.values())
+        calibrate(network, batches, widths, pooled=pool_batches, progress=bars.calibration)
     sensitivity = Sensitivity(network, batches, [[configuration[name]] for name in table.units], loss)
     measured = sensitivity.evaluate([0] * len(network.units))
     return Result(
