@@ -49,23 +49,27 @@ struct Place {
 
 /// Bins of the float format from first_key on, and one bin for all that is smaller.
 struct FormatBins {
-    Binning binning;
     int32_t first_key;
     int32_t count;  ///< without the one for the smaller values
+    double floor;   ///< where the first of them starts
 
+    RIBS_HD static FormatBins of_octaves(int32_t first, int32_t last) {
+        return {first << kSketchBits, (last - first + 1) << kSketchBits, bin_start(first << kSketchBits)};
+    }
     RIBS_HD int64_t entries() const { return int64_t{count} + 3; }
     RIBS_HD Place place(double t) const {
-        const double floor = binning.start(first_key);
         if (t < floor) return {0, 0.0, 1.0 - t / floor};
         // The exponent and the first bits of the mantissa are the key, but for the other bias of a double.
-        const int shift = 52 - binning.bits;
-        const uint64_t word = double_bits(t), inside = (uint64_t{1} << shift) - 1;
-        const int64_t key = static_cast<int64_t>(word >> shift) - (int64_t{1023 - 127} << binning.bits);
+        constexpr int kShift = 52 - kSketchBits;
+        constexpr uint64_t kInside = (uint64_t{1} << kShift) - 1;
+        const uint64_t word = double_bits(t);
+        const int64_t key = static_cast<int64_t>(word >> kShift) - (int64_t{1023 - 127} << kSketchBits);
         if (key >= int64_t{first_key} + count) return {int64_t{count} + 1, t, 0.0};
-        return {key - first_key + 1, double_of(word & ~inside),
-                1.0 - static_cast<double>(word & inside) * power_of_two(-shift)};
+        return {key - first_key + 1, double_of(word & ~kInside),
+                1.0 - static_cast<double>(static_cast<int64_t>(word & kInside)) * 0x1p-41};
     }
 };
+static_assert(52 - kSketchBits == 41, "the width of a bin, in the last bits of a double");
 
 /// Bins of equal width, a power of two.
 struct EvenBins {

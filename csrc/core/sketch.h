@@ -50,32 +50,27 @@ RIBS_HD double mantissa_unit(int32_t octave) {
     return power_of_two((octave > 0 ? octave : 1) - 150);
 }
 
-/// Bins of one side of zero: 2^bits of them in each octave, numbered by `key` from zero upwards.
-struct Binning {
-    int32_t bits;
+constexpr int32_t kRow = 1 << kSketchBits;                      ///< bins of an octave
+constexpr int32_t kResidualBits = kMantissaBits - kSketchBits;  ///< what is left of a mantissa
 
-    RIBS_HD int32_t shift() const { return kMantissaBits - bits; }
-    RIBS_HD int32_t key(uint32_t magnitude) const { return static_cast<int32_t>(magnitude >> shift()); }
-    RIBS_HD uint32_t residual(uint32_t magnitude) const { return magnitude & ((1u << shift()) - 1); }
-    RIBS_HD int32_t octave(int32_t key) const { return key >> bits; }
-    /// The smallest magnitude of a bin.
-    RIBS_HD double start(int32_t key) const {
-        const int64_t octave = key >> bits, rest = key & ((1 << bits) - 1);
-        const int64_t mantissa = (rest | (octave > 0 ? int64_t{1} << bits : 0)) << shift();
-        return static_cast<double>(mantissa) * mantissa_unit(static_cast<int32_t>(octave));
-    }
-    /// The sum of `count` magnitudes of a bin whose residuals add up to `residuals`.
-    RIBS_HD double sum(int32_t key, int64_t count, int64_t residuals) const {
-        return start(key) * static_cast<double>(count) +
-               static_cast<double>(residuals) * mantissa_unit(octave(key));
-    }
-    /// The sum of their squares, but for the squares of the residuals themselves.
-    RIBS_HD double square(int32_t key, int64_t count, int64_t residuals) const {
-        const double first = start(key);
-        return first * (first * static_cast<double>(count) +
-                        2.0 * mantissa_unit(octave(key)) * static_cast<double>(residuals));
-    }
-};
+/// What a magnitude, as bits, adds to its bin.
+RIBS_HD uint32_t residual_of(uint32_t magnitude) {
+    return magnitude & ((1u << kResidualBits) - 1);
+}
+
+/// The smallest magnitude of a bin; bins of one side of zero are numbered by `key`, the upper bits of the
+/// float.
+RIBS_HD double bin_start(int32_t key) {
+    const int64_t octave = key >> kSketchBits, rest = key & (kRow - 1);
+    const int64_t mantissa = (rest | (octave > 0 ? kRow : 0)) << kResidualBits;
+    return static_cast<double>(mantissa) * mantissa_unit(static_cast<int32_t>(octave));
+}
+
+/// The sum of `count` magnitudes of a bin whose residuals add up to `residuals`.
+RIBS_HD double bin_sum(int32_t key, int64_t count, int64_t residuals) {
+    return bin_start(key) * static_cast<double>(count) +
+           static_cast<double>(residuals) * mantissa_unit(key >> kSketchBits);
+}
 
 /// Squares of residuals, added up exactly: cells[octave] counts the square of that octave's mantissa unit.
 /// Four units of a cell are one of the next, so sums can be carried upwards into one canonical form.
@@ -93,21 +88,21 @@ struct SquareCells {
             cells[octave] &= 3;
         }
     }
-    /// The total, from the smallest cell up.
-    RIBS_HD double total() const {
-        double sum = 0.0;
-        for (int32_t octave = 0; octave < kSquareCells; ++octave)
-            if (cells[octave] != 0)
-                sum += static_cast<double>(cells[octave]) * power_of_two(2 * (octave - 150));
-        return sum;
-    }
 };
+
+/// The total of square cells, from the smallest up.
+RIBS_HD double squares_total(const int64_t* cells) {
+    double sum = 0.0;
+    for (int32_t octave = 0; octave < kSquareCells; ++octave)
+        if (cells[octave] != 0) sum += static_cast<double>(cells[octave]) * power_of_two(2 * (octave - 150));
+    return sum;
+}
 
 /// How a row of few values is filed: even bins over its range, positions inside it as fixed-point integers.
 struct RowScale {
     static constexpr int32_t kPositionBits = 31;
 
-    static constexpr int32_t kBinBits = 11;  ///< bins narrow beside a step of 8 bits
+    static constexpr int32_t kBinBits = 12;  ///< bins narrow beside a step of 8 bits
 
     int32_t exponent;  ///< 2^exponent is just above the largest magnitude
 

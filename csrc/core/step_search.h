@@ -206,10 +206,11 @@ RIBS_HD double window_clips(const Moments& m, Codes codes, int32_t zero_point, d
 /// Whether no step below `step` can beat `error`, by what the windows clip away.
 template <class Moments>
 RIBS_HD bool exhausted(const Moments& m, Codes codes, double step, double error) {
+    // Both sides reach at most to the lowest code.
+    if (codes.symmetric) return clipped(m, Side::both, codes.levels / 2 * step, m.all.largest()) >= error;
     int32_t first = 0, last = codes.levels - 1;  // one-sided data wants all codes on its side
-    if (codes.symmetric) first = last = codes.levels / 2;
-    if (!codes.symmetric && m.all.up() == 0.0) first = last;
-    if (!codes.symmetric && m.all.down() == 0.0) last = first;
+    if (m.all.up() == 0.0) first = last;
+    if (m.all.down() == 0.0) last = first;
     for (int32_t z = first; z <= last; ++z)
         if (window_clips(m, codes, z, step) < error) return false;
     return true;

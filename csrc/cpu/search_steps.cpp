@@ -163,7 +163,7 @@ bool search_values(const SearchStepsParams& p, int64_t row, Tails& tails) {
         const SortedMoments moments = tails.of_sorted(x, p.n, scan);
         each_level([&](Codes codes) { return search_moments(moments, codes); });
     } else {
-        const BinnedMoments<EvenBins> moments = tails.of_row(x, p.n, scan);
+        const BinnedMoments<EvenBins> moments = tails.of_row(x, p.n, scan, p.symmetric);
         each_level([&](Codes codes) { return search_moments(moments, codes); });
     }
     return true;

@@ -60,7 +60,7 @@ uint64_t residual_squares(const uint32_t* bits, int64_t n, int32_t low) {
     uint64_t sum = 0;
     for (int64_t i = 0; i < n; ++i) {
         const uint32_t octave = bits[i] << 1 >> 24;
-        const uint32_t residual = bits[i] & ((1u << (kMantissaBits - kSketchBits)) - 1);
+        const uint32_t residual = residual_of(bits[i]);
         const uint32_t up = 2 * (std::max(octave, 1u) - static_cast<uint32_t>(low));
         sum += static_cast<uint64_t>(residual * residual) << up;
     }
@@ -76,16 +76,24 @@ void prefetch(const uint32_t* x, int64_t n) {
 }
 
 RIBS_CLONES
-int64_t count_zeros(const uint32_t* bits, int64_t n) {
-    int32_t zeros = 0;
-    for (int64_t i = 0; i < n; ++i) zeros += (bits[i] & kMagnitude) == 0 ? 1 : 0;
-    return zeros;
+bool has_zeros(const uint32_t* bits, int64_t n) {
+    uint32_t zeros = 0;
+    for (int64_t i = 0; i < n; ++i) zeros |= (bits[i] & kMagnitude) == 0 ? 1u : 0u;
+    return zeros != 0;
 }
 
 void scatter(const uint32_t* bits, int64_t n, uint64_t* words) {
-    constexpr int kShift = kMantissaBits - kSketchBits;
-    constexpr uint64_t kOne = uint64_t{1} << BinTable::kCountShift, kRest = (uint64_t{1} << kShift) - 1;
-    for (int64_t i = 0; i < n; ++i) words[bits[i] >> kShift] += kOne | (bits[i] & kRest);
+    const auto add = [words](uint32_t word) {
+        words[word >> kResidualBits] += uint64_t{1} << BinTable::kCountShift | residual_of(word);
+    };
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4) {  // the compiler does not unroll this by itself
+        add(bits[i]);
+        add(bits[i + 1]);
+        add(bits[i + 2]);
+        add(bits[i + 3]);
+    }
+    for (; i < n; ++i) add(bits[i]);
 }
 
 float as_float(uint32_t bits) {
@@ -163,7 +171,7 @@ void BinTable::add_block(const uint32_t* bits, int64_t n, SketchTotals& totals) 
         cells.add(low, residual_squares(bits, n, low));
     } else {
         for (int64_t i = 0; i < n; ++i) {
-            const uint64_t residual = Binning{kSketchBits}.residual(bits[i]);
+            const uint64_t residual = residual_of(bits[i]);
             cells.add(std::max<int32_t>(bits[i] << 1 >> 24, 1), residual * residual);
         }
     }
@@ -172,15 +180,20 @@ void BinTable::add_block(const uint32_t* bits, int64_t n, SketchTotals& totals) 
 void BinTable::add(const uint32_t* x, int64_t n, SketchTotals& totals) {
     alignas(64) uint32_t kept[kBlock + kCompactSlack];
     totals.count += n;
+    bool sparse = false;  // whether the last block had zeros: then the next one will have some too
     for (int64_t at = 0; at < n; at += kBlock) {
         const int64_t size = std::min(kBlock, n - at);
         prefetch(x + at + kAhead, std::min(kBlock, n - at - kAhead));
-        const int64_t zeros = count_zeros(x + at, size);
-        totals.zeros += zeros;
-        if (zeros > 0) widen(totals, 0.0f, 0.0f);
-        if (zeros == size) continue;
-        if (zeros > 0) compact(x + at, size, kept);
-        add_block(zeros > 0 ? kept : x + at, size - zeros, totals);
+        int64_t filled = size;
+        const uint32_t* block = x + at;
+        if (sparse || has_zeros(x + at, size)) {
+            filled = compact(x + at, size, kept);
+            block = kept;
+        }
+        sparse = filled < size;
+        if (sparse) widen(totals, 0.0f, 0.0f);
+        totals.zeros += size - filled;
+        if (filled > 0) add_block(block, filled, totals);
     }
 }
 
@@ -199,11 +212,11 @@ void WideBins::absorb(BinTable& table) {
     for (int sign = 0; sign < 2; ++sign) {
         for (int32_t octave = table.first(); octave <= table.last(); ++octave) {
             const uint64_t* const words = table.row(sign, octave);
-            if (std::all_of(words, words + BinTable::kRow, [](uint64_t word) { return word == 0; })) continue;
+            if (std::all_of(words, words + kRow, [](uint64_t word) { return word == 0; })) continue;
             std::vector<int64_t>& count = counts[sign << 8 | octave];
             std::vector<int64_t>& residual = residuals[sign << 8 | octave];
-            count.resize(BinTable::kRow);
-            residual.resize(BinTable::kRow);
+            count.resize(kRow);
+            residual.resize(kRow);
             for (size_t i = 0; i < count.size(); ++i) {
                 count[i] += static_cast<int64_t>(words[i] >> BinTable::kCountShift);
                 residual[i] += static_cast<int64_t>(words[i] & ((uint64_t{1} << BinTable::kCountShift) - 1));
@@ -215,10 +228,10 @@ void WideBins::absorb(BinTable& table) {
 
 TensorSketch::TensorSketch(const SketchParams& stored) : wide(std::make_unique<WideBins>()) {
     for (int64_t row = 0; row < stored.rows; ++row) {
-        const int64_t* const count = stored.counts + row * BinTable::kRow;
-        const int64_t* const residual = stored.residuals + row * BinTable::kRow;
-        wide->counts[stored.places[row]].assign(count, count + BinTable::kRow);
-        wide->residuals[stored.places[row]].assign(residual, residual + BinTable::kRow);
+        const int64_t* const count = stored.counts + row * kRow;
+        const int64_t* const residual = stored.residuals + row * kRow;
+        wide->counts[stored.places[row]].assign(count, count + kRow);
+        wide->residuals[stored.places[row]].assign(residual, residual + kRow);
     }
     std::copy_n(stored.squares, kSquareCells, totals.squares);
     totals.count = stored.totals[0];
@@ -234,8 +247,8 @@ void TensorSketch::write(SketchParams& out) {
     for (size_t place = 0; place < 2 * kOctaves; ++place) {
         if (wide->counts[place].empty()) continue;
         out.places[out.rows] = static_cast<int64_t>(place);
-        std::copy_n(wide->counts[place].data(), BinTable::kRow, out.counts + out.rows * BinTable::kRow);
-        std::copy_n(wide->residuals[place].data(), BinTable::kRow, out.residuals + out.rows * BinTable::kRow);
+        std::copy_n(wide->counts[place].data(), kRow, out.counts + out.rows * kRow);
+        std::copy_n(wide->residuals[place].data(), kRow, out.residuals + out.rows * kRow);
         ++out.rows;
     }
     std::copy_n(totals.squares, kSquareCells, out.squares);

@@ -25,7 +25,6 @@ class BinTable {
   public:
     static constexpr int kCountShift = 40;
     static constexpr int64_t kLimit = (int64_t{1} << 24) - 1;  ///< values before a count could overflow
-    static constexpr int32_t kRow = 1 << kSketchBits;          ///< bins of an octave
 
     BinTable();
     ~BinTable();

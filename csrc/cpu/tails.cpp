@@ -69,7 +69,7 @@ RowScan scan_row(const float* x, int64_t n) {
     return {low[0], high[0], square[0], check[0] == 0.0f};
 }
 
-BinnedMoments<EvenBins> Tails::of_row(const float* x, int64_t n, const RowScan& scan) {
+BinnedMoments<EvenBins> Tails::of_row(const float* x, int64_t n, const RowScan& scan, bool symmetric) {
     const Totals all = {static_cast<double>(n), scan.square, static_cast<double>(scan.minimum),
                         static_cast<double>(scan.maximum)};
     RowScale scale{};
@@ -89,9 +89,14 @@ BinnedMoments<EvenBins> Tails::of_row(const float* x, int64_t n, const RowScan& 
         return Tail{static_cast<double>(word >> kWordShift),
                     static_cast<double>(word & ((uint64_t{1} << kWordShift) - 1)) * unit};
     };
-    suffix_sums(positive_, bins, entry);
     suffix_sums(negative_, bins, [&](int64_t i) { return entry(bins + i); });
-    add(positive_, negative_, both_);
+    if (symmetric) {  // asks for both sides together instead of the positive one
+        for (size_t i = 0; i < static_cast<size_t>(bins); ++i)
+            words_[i] += words_[static_cast<size_t>(bins) + i];
+        suffix_sums(both_, bins, entry);
+    } else {
+        suffix_sums(positive_, bins, entry);
+    }
     return {all,
             {scale.bins_per_unit(), static_cast<int32_t>(bins)},
             positive_.data(),
@@ -123,7 +128,7 @@ void for_row(const TensorSketch& s, int side, int32_t octave, const Visit& visit
     constexpr uint64_t kResiduals = (uint64_t{1} << BinTable::kCountShift) - 1;
     if (!s.wide) {
         const uint64_t* const words = s.table.row(side, octave);
-        for (int32_t i = 0; i < BinTable::kRow; ++i)
+        for (int32_t i = 0; i < kRow; ++i)
             visit(i, static_cast<int64_t>(words[i] >> BinTable::kCountShift),
                   static_cast<int64_t>(words[i] & kResiduals));
         return;
@@ -134,7 +139,7 @@ void for_row(const TensorSketch& s, int side, int32_t octave, const Visit& visit
 }
 
 RowSums row_sums(const TensorSketch& s, int side, int32_t octave) {
-    const int64_t implicit = octave > 0 ? BinTable::kRow : 0;
+    const int64_t implicit = octave > 0 ? kRow : 0;
     int64_t values = 0;
     double squares = 0.0, crosses = 0.0;
     for_row(s, side, octave, [&](int32_t i, int64_t count, int64_t residuals) {
@@ -143,7 +148,7 @@ RowSums row_sums(const TensorSketch& s, int side, int32_t octave) {
         squares += static_cast<double>(start * start * count);
         crosses += static_cast<double>(start * residuals);
     });
-    const double unit = mantissa_unit(octave), bin = unit * (1 << (kMantissaBits - kSketchBits));
+    const double unit = mantissa_unit(octave), bin = unit * (1 << kResidualBits);
     return {static_cast<double>(values), bin * (bin * squares + 2.0 * unit * crosses)};
 }
 
@@ -152,7 +157,7 @@ RowSums row_sums(const TensorSketch& s, int side, int32_t octave) {
 BinnedMoments<FormatBins> Tails::of_sketch(const TensorSketch& s) {
     RowSums sums[2][kOctaves];
     int32_t last = 0;
-    double square = SquareCells{const_cast<int64_t*>(s.totals.squares)}.total();
+    double square = squares_total(s.totals.squares);
     for (int32_t octave = 0; octave < kOctaves; ++octave) {
         for (int side = 0; side < 2; ++side) {
             if (!s.has(side, octave)) continue;
@@ -170,7 +175,7 @@ BinnedMoments<FormatBins> Tails::of_sketch(const TensorSketch& s) {
                 largest;
         if (rest > square * 0x1p-30) break;
     }
-    const FormatBins bins{{kSketchBits}, first << kSketchBits, (last - first + 1) << kSketchBits};
+    const FormatBins bins = FormatBins::of_octaves(first, last);
     for (int side = 0; side < 2; ++side) load_side(s, side, bins, side == 0 ? positive_ : negative_);
     add(positive_, negative_, both_);
     const Totals all = {static_cast<double>(s.totals.count), square, static_cast<double>(s.totals.minimum),
@@ -184,7 +189,7 @@ void Tails::load_side(const TensorSketch& s, int side, const FormatBins& bins, s
         if (!s.has(side, octave)) continue;
         const int32_t key = octave << kSketchBits;
         for_row(s, side, octave, [&](int32_t i, int64_t count, int64_t residuals) {
-            const double sum = bins.binning.sum(key + i, count, residuals);
+            const double sum = bin_sum(key + i, count, residuals);
             Tail& into =
                 entries_[key < bins.first_key ? 0 : static_cast<size_t>(key + i - bins.first_key + 1)];
             into = {into.count + static_cast<double>(count), into.sum + sum};

@@ -20,7 +20,7 @@ RowScan scan_row(const float* x, int64_t n);
 class Tails {
   public:
     /// The moments of a short row that is not constant.
-    BinnedMoments<EvenBins> of_row(const float* x, int64_t n, const RowScan& scan);
+    BinnedMoments<EvenBins> of_row(const float* x, int64_t n, const RowScan& scan, bool symmetric);
     /// The moments of a sketched tensor that is not constant.
     BinnedMoments<FormatBins> of_sketch(const TensorSketch& sketch);
     /// Sorts values and sums them up.

@@ -35,7 +35,7 @@ def test_activation_steps_are_the_mean_over_batches():
 
 
 def test_pooled_steps_are_those_of_all_batches_together():
-    batches = [Inputs((torch.randn(n, 3, 9, 9) * scale,), {}) for n, scale in ((8, 1.0), (40, 2.0), (3, 4.0))]
+    batches = [Inputs((torch.randn(n, 3, 6, 6) * scale,), {}) for n, scale in ((80, 1.0), (200, 2.0), (30, 4.0))]
     network = prepare(small(), batches[0])
     calibrate(network, batches, [2, 8], pooled=True)
     together = torch.cat([each.args[0] for each in batches])
