@@ -13,7 +13,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard README.md LICENSE) \
 # cmake, ctest and ninja come with the test extra, and must be those of the environment.
 WITH_TOOLS := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo test native lint clean
+.PHONY: demo test native sanitize lint clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/ribs demo
@@ -26,6 +26,9 @@ native: $(VENV)/installed-test
 	$(WITH_TOOLS) cmake --preset native
 	$(WITH_TOOLS) cmake --build --preset native
 	$(WITH_TOOLS) ctest --preset native
+
+sanitize: $(VENV)/installed-test
+	$(WITH_TOOLS) tests/native/run_sanitizers.sh
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
