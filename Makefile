@@ -10,20 +10,31 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard README.md LICENSE) \
   $(shell find csrc python -name '__pycache__' -prune -o -print)
 
-.PHONY: demo test lint clean
+# cmake, ctest and ninja come with the test extra, and must be those of the environment.
+WITH_TOOLS := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.PHONY: demo test native sanitize lint clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/ribs demo
 
 # One thread for each worker: torch would start a thread per core in every one of them.
-test: $(VENV)/installed-test
+test: $(VENV)/installed-test native
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+native: $(VENV)/installed-test
+	$(WITH_TOOLS) cmake --preset native
+	$(WITH_TOOLS) cmake --build --preset native
+	$(WITH_TOOLS) ctest --preset native
+
+sanitize: $(VENV)/installed-test
+	$(WITH_TOOLS) tests/native/run_sanitizers.sh
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
-	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
+	find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
 	  | xargs $(BIN)/clang-format --dry-run -Werror
 
 clean:

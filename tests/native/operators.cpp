@@ -1,0 +1,82 @@
+#include <random>
+
+#include "check.h"
+#include "ops.h"
+
+// The CPU operators on several threads: the same bits as on one, and no race for ThreadSanitizer to find.
+
+namespace {
+
+using namespace ribs;
+
+constexpr int kThreads[] = {2, 3, 8};
+
+struct Shape {
+    int64_t outer, channels, inner;
+};
+
+const Shape kShapes[] = {{1, 1, 1},   {1, 1, 300'000}, {4, 3, 50'000},  // wide
+                         {70, 2, 40}, {5000, 40, 1},   {3000, 5, 9}};   // narrow from the second on
+
+std::vector<float> normal(int64_t count, unsigned seed) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> distribution(0.0f, 2.0f);
+    std::vector<float> result(static_cast<size_t>(count));
+    for (float& value : result) value = distribution(random);
+    return result;
+}
+
+void check_same(const std::vector<float>& got, const std::vector<float>& want) {
+    CHECK_EQ(got.size(), want.size());
+    for (size_t i = 0; i < want.size(); ++i) CHECK_BITS(got[i], want[i]);
+}
+
+struct Outputs {
+    std::vector<float> out, grad_x, grad_step;
+};
+
+Outputs quantize(const Shape& s, int threads) {
+    const int64_t count = s.outer * s.channels * s.inner;
+    const std::vector<float> x = normal(count, 1), grad = normal(count, 2);
+    const std::vector<float> step(static_cast<size_t>(s.channels), 0.25f);
+    const std::vector<int32_t> zero_point(step.size(), 7);
+    std::vector<double> partials(static_cast<size_t>(fake_quantize_partials(s.outer, s.channels, s.inner)));
+    Outputs o{std::vector<float>(x.size()), std::vector<float>(x.size()), std::vector<float>(step.size())};
+    cpu::fake_quantize(
+        {x.data(), step.data(), zero_point.data(), o.out.data(), s.outer, s.channels, s.inner, 0, 15},
+        threads);
+    cpu::fake_quantize_backward({grad.data(), x.data(), step.data(), zero_point.data(), o.grad_x.data(),
+                                 o.grad_step.data(), partials.data(), s.outer, s.channels, s.inner, 0, 15},
+                                threads);
+    return o;
+}
+
+TEST(fake_quantize_does_not_depend_on_threads) {
+    for (const Shape& shape : kShapes) {
+        const Outputs want = quantize(shape, 1);
+        for (const int threads : kThreads) {
+            const Outputs got = quantize(shape, threads);
+            check_same(got.out, want.out);
+            check_same(got.grad_x, want.grad_x);
+            check_same(got.grad_step, want.grad_step);
+        }
+    }
+}
+
+TEST(config_cost_does_not_depend_on_threads) {
+    constexpr int64_t kConfigs = 5000, kLayers = 3;
+    const std::vector<int64_t> macs = {5, 7, 11}, weights = {2, 3, 4};
+    std::vector<int64_t> bits;
+    for (int64_t i = 0; i < kConfigs * kLayers * 2; ++i) bits.push_back(1 + i % 8);
+    const auto bops_on = [&](int threads) {
+        std::vector<int64_t> bops(kConfigs), weight_bits(kConfigs);
+        cpu::config_cost(
+            {bits.data(), macs.data(), weights.data(), bops.data(), weight_bits.data(), kConfigs, kLayers},
+            threads);
+        bops.insert(bops.end(), weight_bits.begin(), weight_bits.end());
+        return bops;
+    };
+    for (const int threads : kThreads) CHECK(bops_on(threads) == bops_on(1));
+}
+
+}  // namespace

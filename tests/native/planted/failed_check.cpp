@@ -1,0 +1,5 @@
+#include "check.h"
+
+TEST(fails) {
+    CHECK_EQ(1, 2);
+}
