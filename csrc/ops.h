@@ -10,25 +10,31 @@ namespace ribs {
 /// A CUDA stream handle, as an opaque pointer so that this header needs no CUDA.
 using Stream = void*;
 
-/// x and out are [outer, channels, inner] in memory order; per tensor, outer and channels are 1.
+/// Of x, its gradient and outputs; the CPU takes float32 only. Steps and their gradients are always float32.
+enum class Element : int32_t { kFloat32, kFloat16, kBfloat16 };
+
+/// x and out are [outer, channels, inner] in memory order; per tensor, outer and channels are 1. `out` may be
+/// x itself, and `grad_x` may be grad or x.
 struct FakeQuantizeParams {
-    const float* x;
+    const void* x;
     const float* step;
     const int32_t* zero_point;
-    float* out;
+    void* out;
+    Element element;
     int64_t outer, channels, inner;
     int64_t qmin, qmax;
 };
 
-/// As above; `partials` holds fake_quantize_partials() doubles of workspace.
+/// As above; `partials` holds fake_quantize_partials() doubles of workspace, on CUDA only.
 struct FakeQuantizeBackwardParams {
-    const float* grad;
-    const float* x;
+    const void* grad;
+    const void* x;
     const float* step;
     const int32_t* zero_point;
-    float* grad_x;
+    void* grad_x;
     float* grad_step;
     double* partials;
+    Element element;
     int64_t outer, channels, inner;
     int64_t qmin, qmax;
 };
@@ -60,7 +66,7 @@ struct ConfigCostParams {
     int64_t configs, layers;
 };
 
-/// Number of doubles the backward pass wants as workspace.
+/// Number of doubles the CUDA backward pass wants as workspace.
 int64_t fake_quantize_partials(int64_t outer, int64_t channels, int64_t inner);
 /// Whether rows of n values are searched exactly, from sorted values, rather than from a histogram.
 bool search_steps_sorts(int64_t n);

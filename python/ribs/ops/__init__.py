@@ -3,7 +3,7 @@
 from ribs.ops import twin
 from ribs.ops.build import build_info
 from ribs.ops.cost import config_cost
-from ribs.ops.quantize import fake_quantize
+from ribs.ops.quantize import fake_quantize, fake_quantize_backward
 from ribs.ops.steps import search_steps
 from ribs.ops.twin import ConfigCost, StepSearch
 
@@ -13,6 +13,7 @@ __all__ = [
     "build_info",
     "config_cost",
     "fake_quantize",
+    "fake_quantize_backward",
     "search_steps",
     "twin",
 ]

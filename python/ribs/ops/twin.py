@@ -28,7 +28,7 @@ def fake_quantize(x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: 
     """Round x to the values a quantizer can represent; see `ribs.ops.fake_quantize`."""
     u, step, low, high = _relative(x, step, zero_point, qmin, qmax, axis)
     # An integer code has no negative zero; adding +0 removes it. clamp keeps NaN.
-    return (u.round().clamp(low, high) + 0.0) * step
+    return ((u.round().clamp(low, high) + 0.0) * step).to(x.dtype)
 
 
 def fake_quantize_backward(
@@ -59,6 +59,7 @@ def _relative(
     shape = [1] * x.dim()
     if axis is not None:
         shape[axis] = -1
+    x = x.float() if x.dtype in check.HALF else x
     valid = (step > 0) & (step < torch.inf)
     step = torch.where(valid, step, torch.nan).reshape(shape)
     zero_point = zero_point.reshape(shape)
