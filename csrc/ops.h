@@ -56,6 +56,26 @@ struct SearchStepsParams {
     const float* sorted;
 };
 
+/// codes are [rows, n] of uint8, packed is [rows, bytes]: every row a little-endian stream of `bits` a code,
+/// then zeros. `invalid` receives the index of the first code (packing) or row (unpacking) that does not fit,
+/// or INT64_MAX; the outputs are then meaningless.
+struct PackBitsParams {
+    const uint8_t* codes;
+    uint8_t* packed;
+    int64_t* invalid;
+    int64_t rows, n, bytes;
+    int32_t bits;
+};
+
+/// As above, in the other direction.
+struct UnpackBitsParams {
+    const uint8_t* packed;
+    uint8_t* codes;
+    int64_t* invalid;
+    int64_t rows, n, bytes;
+    int32_t bits;
+};
+
 /// bits is [configs, layers, 2]; macs and weights are [layers]; bops and weight_bits are [configs].
 struct ConfigCostParams {
     const int64_t* bits;
@@ -82,6 +102,10 @@ void fake_quantize_backward(const FakeQuantizeBackwardParams& p, int threads);
 void search_steps(const SearchStepsParams& p, int threads);
 /// Bit operations and weight bits of every configuration.
 void config_cost(const ConfigCostParams& p, int threads);
+/// Packs codes of a few bits into bytes.
+void pack_bits(const PackBitsParams& p, int threads);
+/// The inverse.
+void unpack_bits(const UnpackBitsParams& p, int threads);
 }  // namespace cpu
 
 namespace cuda {
@@ -93,6 +117,10 @@ void fake_quantize_backward(const FakeQuantizeBackwardParams& p, Stream stream);
 void search_steps(const SearchStepsParams& p, Stream stream);
 /// Bit operations and weight bits of every configuration.
 void config_cost(const ConfigCostParams& p, Stream stream);
+/// Packs codes of a few bits into bytes.
+void pack_bits(const PackBitsParams& p, Stream stream);
+/// The inverse.
+void unpack_bits(const UnpackBitsParams& p, Stream stream);
 }  // namespace cuda
 
 }  // namespace ribs

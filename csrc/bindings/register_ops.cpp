@@ -109,4 +109,35 @@ void register_config_cost(py::module_& m) {
         py::call_guard<py::gil_scoped_release>());
 }
 
+void register_packing(py::module_& m) {
+    m.def(
+        "pack_bits",
+        [](uintptr_t codes, uintptr_t packed, uintptr_t invalid, int64_t rows, int64_t n, int64_t bytes,
+           int32_t bits, int threads, uintptr_t stream) {
+            const PackBitsParams p{pointer<const uint8_t>(codes),
+                                   pointer<uint8_t>(packed),
+                                   pointer<int64_t>(invalid),
+                                   rows,
+                                   n,
+                                   bytes,
+                                   bits};
+            threads > 0 ? cpu::pack_bits(p, threads) : cuda::pack_bits(p, pointer<void>(stream));
+        },
+        py::call_guard<py::gil_scoped_release>());
+    m.def(
+        "unpack_bits",
+        [](uintptr_t packed, uintptr_t codes, uintptr_t invalid, int64_t rows, int64_t n, int64_t bytes,
+           int32_t bits, int threads, uintptr_t stream) {
+            const UnpackBitsParams p{pointer<const uint8_t>(packed),
+                                     pointer<uint8_t>(codes),
+                                     pointer<int64_t>(invalid),
+                                     rows,
+                                     n,
+                                     bytes,
+                                     bits};
+            threads > 0 ? cpu::unpack_bits(p, threads) : cuda::unpack_bits(p, pointer<void>(stream));
+        },
+        py::call_guard<py::gil_scoped_release>());
+}
+
 }  // namespace ribs::bindings

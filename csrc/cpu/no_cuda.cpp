@@ -34,6 +34,12 @@ void search_steps(const SearchStepsParams&, Stream) {
 void config_cost(const ConfigCostParams&, Stream) {
     refuse("config_cost");
 }
+void pack_bits(const PackBitsParams&, Stream) {
+    refuse("pack_bits");
+}
+void unpack_bits(const UnpackBitsParams&, Stream) {
+    refuse("unpack_bits");
+}
 
 }  // namespace cuda
 }  // namespace ribs

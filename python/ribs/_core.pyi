@@ -65,3 +65,27 @@ def config_cost(
     stream: int,
     /,
 ) -> None: ...
+def pack_bits(
+    codes: int,
+    packed: int,
+    invalid: int,
+    rows: int,
+    n: int,
+    bytes: int,
+    bits: int,
+    threads: int,
+    stream: int,
+    /,
+) -> None: ...
+def unpack_bits(
+    packed: int,
+    codes: int,
+    invalid: int,
+    rows: int,
+    n: int,
+    bytes: int,
+    bits: int,
+    threads: int,
+    stream: int,
+    /,
+) -> None: ...
