@@ -105,7 +105,7 @@ __device__ Quantizer quantizer(const Params& p, int64_t c) {
     return make_quantizer(p.step[c], p.zero_point[c], p.qmin, p.qmax);
 }
 
-/// Calls body(T(), whether all addresses allow packs of 16 bytes) with the element type.
+/// Calls body with a value of the element type.
 template <class Body>
 void with_element(Element element, const Body& body) {
     switch (element) {
