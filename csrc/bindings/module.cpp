@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, m) {
     ribs::bindings::register_search_steps(m);
     ribs::bindings::register_sketch(m);
     ribs::bindings::register_config_cost(m);
+    ribs::bindings::register_packing(m);
 }
