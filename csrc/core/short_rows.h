@@ -121,9 +121,9 @@ RIBS_HD int32_t short_spacing(Codes codes) {
     return kOctave / (4 * codes.levels);
 }
 
-/// Where the search of a short row begins: all codes zero.
-RIBS_HD Candidate zero_candidate(const Totals& all) {
-    return {all.square, float_step(2.0 * all.largest()), 0, 0};
+/// One over step `place` of that grid, from the largest down.
+RIBS_HD double inverse_grid_step(int32_t start, int32_t place, Codes codes) {
+    return grid_step(place * short_spacing(codes) - start);
 }
 
 }  // namespace ribs

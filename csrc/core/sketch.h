@@ -72,6 +72,33 @@ RIBS_HD double bin_sum(int32_t key, int64_t count, int64_t residuals) {
            static_cast<double>(residuals) * mantissa_unit(key >> kSketchBits);
 }
 
+/// Sums over the bins of one octave: whole numbers, exact in any order while they are of less than 2^29
+/// values.
+struct OctaveSums {
+    double count, residuals;
+    double starts;   ///< of the bins' first mantissas, in units of a bin, over the values
+    double squares;  ///< of the same
+    double crosses;  ///< of the same times the residuals
+
+    RIBS_HD void add(int32_t octave, int32_t bin, int64_t in_bin, int64_t residual) {
+        const int64_t start = bin + (octave > 0 ? kRow : 0);
+        count += static_cast<double>(in_bin);
+        residuals += static_cast<double>(residual);
+        starts += static_cast<double>(start * in_bin);
+        squares += static_cast<double>(start * start * in_bin);
+        crosses += static_cast<double>(start * residual);
+    }
+    /// The sum of the magnitudes.
+    RIBS_HD double sum(int32_t octave) const {
+        return mantissa_unit(octave) * (starts * (1 << kResidualBits) + residuals);
+    }
+    /// The sum of their squares, without those of the residuals.
+    RIBS_HD double square(int32_t octave) const {
+        const double unit = mantissa_unit(octave), bin = unit * (1 << kResidualBits);
+        return bin * (bin * squares + 2.0 * unit * crosses);
+    }
+};
+
 /// Squares of residuals, added up exactly: cells[octave] counts the square of that octave's mantissa unit.
 /// Four units of a cell are one of the next, so sums can be carried upwards into one canonical form.
 struct SquareCells {
@@ -96,6 +123,19 @@ RIBS_HD double squares_total(const int64_t* cells) {
     for (int32_t octave = 0; octave < kSquareCells; ++octave)
         if (cells[octave] != 0) sum += static_cast<double>(cells[octave]) * power_of_two(2 * (octave - 150));
     return sum;
+}
+
+/// The octaves that a search keeps bins of, first to last: those below have squares that do not show beside
+/// the total. `sums` is [2, kOctaves].
+RIBS_HD int32_t first_kept(const OctaveSums* sums, int32_t last, double square) {
+    double rest = 0.0;
+    for (int32_t octave = 1; octave < last; ++octave) {
+        double count = sums[octave].count + sums[kOctaves + octave].count;
+        if (octave == 1) count += sums[0].count + sums[kOctaves].count;  // denormals
+        rest += count * power_of_two(2 * (octave - 126));
+        if (rest > square * 0x1p-30) return octave;
+    }
+    return last > 1 ? last : 1;
 }
 
 /// How a row of few values is filed: even bins over its range, positions inside it as fixed-point integers.

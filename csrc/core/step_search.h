@@ -109,6 +109,10 @@ RIBS_HD CodeSums plus(const CodeSums& a, const CodeSums& b) {
     return {a.product + b.product, a.square + b.square, a.slack + b.slack};
 }
 
+RIBS_HD CodeSums minus(const CodeSums& a, const CodeSums& b) {
+    return {a.product - b.product, a.square - b.square, a.slack - b.slack};
+}
+
 /// Adds up the lanes in a fixed tree.
 RIBS_HD CodeSums lane_total(const CodeSums* lanes) {
     return plus(plus(plus(lanes[0], lanes[4]), plus(lanes[2], lanes[6])),
@@ -159,6 +163,45 @@ RIBS_HD void merge(Evaluation& into, const Evaluation& other) {
     if (better(other.best, into.best)) into.best = other.best;
     into.upper = smaller(into.upper, other.upper);
     into.lower = smaller(into.lower, other.lower);
+}
+
+/// The sums over the first `count` thresholds of a side.
+template <bool kSlack, class Moments>
+RIBS_HD CodeSums side_sums(const Moments& m, Side side, int32_t count, double step) {
+    CodeSums lanes[kLanes] = {};
+    int32_t k = 0;
+    for (; k + kLanes <= count; k += kLanes)
+        for (int32_t lane = 0; lane < kLanes; ++lane)
+            lanes[lane] = plus(lanes[lane], threshold_sums<kSlack>(m, side, k + lane, step));
+    for (int32_t lane = 0; k < count; ++k, ++lane)
+        lanes[lane] = plus(lanes[lane], threshold_sums<kSlack>(m, side, k, step));
+    return lane_total(lanes);
+}
+
+/// Evaluates a step over all zero points worth trying.
+template <bool kSlack, class Moments>
+RIBS_HD Evaluation evaluate_step(const Moments& m, Codes codes, double step, int32_t index) {
+    const int32_t most = codes.most();
+    const int32_t up = thresholds_inside(m.all.maximum, step, codes.symmetric ? most - 1 : most);
+    const int32_t down = thresholds_inside(-m.all.minimum, step, most);
+    if (codes.symmetric) {
+        const int32_t below = down < most - 1 ? down : most - 1;
+        CodeSums sums = side_sums<kSlack>(m, Side::both, up > below ? up : below, step);
+        if (down == most) sums = plus(sums, threshold_sums<kSlack>(m, Side::negative, most - 1, step));
+        return evaluate_codes(sums, m.all.square, step, 0, index);
+    }
+    const ZeroPoints zeros = zero_points(up, down, codes);
+    const int32_t high = codes.levels - 1 - zeros.first;
+    CodeSums sums = plus(side_sums<kSlack>(m, Side::positive, up < high ? up : high, step),
+                         side_sums<kSlack>(m, Side::negative, down < zeros.first ? down : zeros.first, step));
+    Evaluation result = evaluate_codes(sums, m.all.square, step, zeros.first, index);
+    for (int32_t z = zeros.first + 1; z <= zeros.last; ++z) {  // one code fewer above zero, one more below
+        if (codes.levels - 1 - z < up)
+            sums = minus(sums, threshold_sums<kSlack>(m, Side::positive, codes.levels - 1 - z, step));
+        if (z - 1 < down) sums = plus(sums, threshold_sums<kSlack>(m, Side::negative, z - 1, step));
+        merge(result, evaluate_codes(sums, m.all.square, step, z, index));
+    }
+    return result;
 }
 
 /// The steps between two evaluated ones.
@@ -214,6 +257,16 @@ RIBS_HD bool exhausted(const Moments& m, Codes codes, double step, double error)
     for (int32_t z = first; z <= last; ++z)
         if (window_clips(m, codes, z, step) < error) return false;
     return true;
+}
+
+/// The quantizer that gives up: all codes zero.
+RIBS_HD Candidate zero_candidate(const Totals& all) {
+    return {all.square, float_step(2.0 * all.largest()), 0, 0};
+}
+
+/// Whether no code but zero can serve the data: -1 and 0 for values that are not negative.
+RIBS_HD bool only_zero(const Totals& all, Codes codes) {
+    return codes.symmetric && codes.levels == 2 && all.down() == 0.0;
 }
 
 /// The answer for data that is one value: that value itself is the step, and 1 when it is zero.

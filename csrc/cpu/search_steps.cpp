@@ -56,10 +56,12 @@ RIBS_CLONES RIBS_FLATTEN void try_breakpoints(ShortSearch& search) {
 
 /// Tries the steps of a fine grid on a short row.
 RIBS_CLONES RIBS_FLATTEN void try_grid(ShortSearch& search) {
-    const double ratio = grid_step(short_spacing(search.codes));
-    for (double inverse = 1.0 / grid_step(swift_start(search.all, search.codes)); inverse <= search.most;
-         inverse *= ratio)
+    const int32_t start = swift_start(search.all, search.codes);
+    double inverse = inverse_grid_step(start, 0, search.codes);
+    for (int32_t place = 1; inverse <= search.most; ++place) {
         search.add(inverse);
+        inverse = inverse_grid_step(start, place, search.codes);
+    }
     search.flush();
 }
 
@@ -68,6 +70,7 @@ Answer search_short(const float* x, const Totals& all, Codes codes) {
     row.n = static_cast<int32_t>(all.count);
     std::copy_n(x, row.n, row.values);
     ShortSearch search{row, all, codes, zero_candidate(all)};
+    if (only_zero(all, codes)) return {search.best, all.square};
     if (!tries_all(row.n, codes)) {
         try_grid(search);
         return {search.best, 0.0};

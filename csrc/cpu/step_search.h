@@ -22,6 +22,7 @@ class StepSearch {
 
     /// Looks at a grid that gets finer around the best.
     Answer swift() {
+        if (only_zero(m_.all, codes_)) return {zero_candidate(m_.all), m_.all.square};
         const int32_t start = swift_start(m_.all, codes_);
         best_ = evaluate(start).best;
         for (int32_t i = start - kSwift, turn = 2; i >= kSmallestIndex; i -= kSwift, ++turn) {
@@ -40,6 +41,7 @@ class StepSearch {
 
     /// Splits intervals until none can hold an error much below the least one found.
     Answer proven(bool exact) {
+        if (only_zero(m_.all, codes_)) return {zero_candidate(m_.all), m_.all.square};
         std::vector<Interval> open = coarse(), next;
         const double share = tolerance(codes_, exact), slip = rounding(m_.all.square);
         double closed = std::numeric_limits<double>::infinity();
@@ -48,7 +50,7 @@ class StepSearch {
             const double goal = lowest_ - share * best_.error - slip;
             for (const Interval& interval : open) {
                 const double bound = interval.bound(m_.all.square);
-                if (bound >= goal || interval.width == 1 || left == 0) {
+                if (bound >= goal || interval.width == 1 || left == 0 || next.size() + 2 > kOpen) {
                     closed = smaller(closed, bound);
                     continue;
                 }
@@ -87,68 +89,20 @@ class StepSearch {
 
     void polish() {
         for (int32_t i = 0; i < kPolishes; ++i) {
-            const Evaluation e = evaluate_step(best_.step, best_.index);
+            const Evaluation e = evaluate_step<kSlack>(m_, codes_, best_.step, best_.index);
             if (!better(e.best, best_)) break;
             best_ = e.best;
         }
     }
 
-    Evaluation evaluate(int32_t index) { return evaluate_step(grid_step(index), index); }
-
-    Evaluation evaluate_step(double step, int32_t index) {
-        const int32_t most = codes_.most();
-        const int32_t up = thresholds_inside(m_.all.maximum, step, codes_.symmetric ? most - 1 : most);
-        const int32_t down = thresholds_inside(-m_.all.minimum, step, most);
-        const ZeroPoints zeros = zero_points(up, down, codes_);
-        if (codes_.symmetric) {
-            CodeSums sums = total(Side::both, std::max(up, std::min(down, most - 1)), step);
-            if (down == most) sums = plus(sums, threshold_sums<kSlack>(m_, Side::negative, most - 1, step));
-            return evaluate_codes(sums, m_.all.square, step, 0, index);
-        }
-        if (zeros.first == zeros.last) {
-            const CodeSums sums =
-                plus(total(Side::positive, std::min(up, codes_.levels - 1 - zeros.first), step),
-                     total(Side::negative, std::min(down, zeros.first), step));
-            return evaluate_codes(sums, m_.all.square, step, zeros.first, index);
-        }
-        fill(Side::positive, up, step, positive_);
-        fill(Side::negative, down, step, negative_);
-        Evaluation result = window(zeros.first, up, down, step, index);
-        for (int32_t z = zeros.first + 1; z <= zeros.last; ++z)
-            merge(result, window(z, up, down, step, index));
-        return result;
-    }
-
-    Evaluation window(int32_t zero_point, int32_t up, int32_t down, double step, int32_t index) const {
-        const CodeSums sums = plus(positive_[std::min(up, codes_.levels - 1 - zero_point)],
-                                   negative_[std::min(down, zero_point)]);
-        return evaluate_codes(sums, m_.all.square, step, zero_point, index);
-    }
-
-    /// The sums over the first `count` thresholds of a side.
-    CodeSums total(Side side, int32_t count, double step) const {
-        CodeSums lanes[kLanes] = {};
-        int32_t k = 0;
-        for (; k + kLanes <= count; k += kLanes)
-            for (int32_t lane = 0; lane < kLanes; ++lane)
-                lanes[lane] = plus(lanes[lane], threshold_sums<kSlack>(m_, side, k + lane, step));
-        for (int32_t lane = 0; k < count; ++k, ++lane)
-            lanes[lane] = plus(lanes[lane], threshold_sums<kSlack>(m_, side, k, step));
-        return lane_total(lanes);
-    }
-
-    /// The running sums of a side; entry k covers k thresholds.
-    void fill(Side side, int32_t count, double step, CodeSums* sums) const {
-        sums[0] = {0.0, 0.0, 0.0};
-        for (int32_t k = 0; k < count; ++k)
-            sums[k + 1] = plus(sums[k], threshold_sums<kSlack>(m_, side, k, step));
+    Evaluation evaluate(int32_t index) const {
+        return evaluate_step<kSlack>(m_, codes_, grid_step(index), index);
     }
 
     const Moments& m_;
     Codes codes_;
     Candidate best_{};
     double lowest_ = std::numeric_limits<double>::infinity();
-    CodeSums positive_[kMaxLevels + 1], negative_[kMaxLevels + 1];
 };
 
 }  // namespace ribs::cpu

@@ -116,12 +116,6 @@ SortedMoments Tails::of_sorted(const float* x, int64_t n, const RowScan& scan) {
 
 namespace {
 
-/// Sums over the bins of one octave, exact while they hold less than 2^29 values.
-struct RowSums {
-    double count = 0.0;
-    double square = 0.0;  ///< of the values, without the squares of the residuals
-};
-
 /// Calls visit(count, residuals) for the bins of a row, from the first to the last.
 template <class Visit>
 void for_row(const TensorSketch& s, int side, int32_t octave, const Visit& visit) {
@@ -138,61 +132,46 @@ void for_row(const TensorSketch& s, int side, int32_t octave, const Visit& visit
     for (size_t i = 0; i < counts.size(); ++i) visit(static_cast<int32_t>(i), counts[i], residuals[i]);
 }
 
-RowSums row_sums(const TensorSketch& s, int side, int32_t octave) {
-    const int64_t implicit = octave > 0 ? kRow : 0;
-    int64_t values = 0;
-    double squares = 0.0, crosses = 0.0;
-    for_row(s, side, octave, [&](int32_t i, int64_t count, int64_t residuals) {
-        const int64_t start = implicit + i;
-        values += count;
-        squares += static_cast<double>(start * start * count);
-        crosses += static_cast<double>(start * residuals);
-    });
-    const double unit = mantissa_unit(octave), bin = unit * (1 << kResidualBits);
-    return {static_cast<double>(values), bin * (bin * squares + 2.0 * unit * crosses)};
-}
-
 }  // namespace
 
 BinnedMoments<FormatBins> Tails::of_sketch(const TensorSketch& s) {
-    RowSums sums[2][kOctaves];
+    OctaveSums sums[2 * kOctaves] = {};
     int32_t last = 0;
     double square = squares_total(s.totals.squares);
     for (int32_t octave = 0; octave < kOctaves; ++octave) {
         for (int side = 0; side < 2; ++side) {
             if (!s.has(side, octave)) continue;
-            sums[side][octave] = row_sums(s, side, octave);
-            square += sums[side][octave].square;
-            last = octave;
+            OctaveSums& own = sums[side << 8 | octave];
+            for_row(s, side, octave, [&](int32_t bin, int64_t count, int64_t residuals) {
+                own.add(octave, bin, count, residuals);
+            });
+            square += own.square(octave);
+            if (own.count > 0.0) last = octave;
         }
     }
-    // Octaves whose squares together do not show beside the total are one bin.
-    int32_t first = 1;
-    for (double rest = 0.0; first < last; ++first) {
-        const double largest = power_of_two(2 * (first - 126));
-        rest += (sums[0][first].count + sums[1][first].count +
-                 (first == 1 ? sums[0][0].count + sums[1][0].count : 0.0)) *
-                largest;
-        if (rest > square * 0x1p-30) break;
-    }
-    const FormatBins bins = FormatBins::of_octaves(first, last);
-    for (int side = 0; side < 2; ++side) load_side(s, side, bins, side == 0 ? positive_ : negative_);
+    const FormatBins bins = FormatBins::of_octaves(first_kept(sums, last, square), last > 1 ? last : 1);
+    load_side(s, 0, bins, sums, positive_);
+    load_side(s, 1, bins, sums + kOctaves, negative_);
     add(positive_, negative_, both_);
     const Totals all = {static_cast<double>(s.totals.count), square, static_cast<double>(s.totals.minimum),
                         static_cast<double>(s.totals.maximum)};
     return {all, bins, positive_.data(), negative_.data(), both_.data()};
 }
 
-void Tails::load_side(const TensorSketch& s, int side, const FormatBins& bins, std::vector<Tail>& tails) {
+void Tails::load_side(const TensorSketch& s, int side, const FormatBins& bins, const OctaveSums* sums,
+                      std::vector<Tail>& tails) {
     entries_.assign(static_cast<size_t>(bins.entries() - 2), {0.0, 0.0});
     for (int32_t octave = 0; octave < kOctaves - 1; ++octave) {
-        if (!s.has(side, octave)) continue;
         const int32_t key = octave << kSketchBits;
+        if (!s.has(side, octave)) continue;
+        if (key < bins.first_key) {
+            entries_[0] = {entries_[0].count + sums[octave].count,
+                           entries_[0].sum + sums[octave].sum(octave)};
+            continue;
+        }
+        Tail* const row = entries_.data() + (key - bins.first_key + 1);
         for_row(s, side, octave, [&](int32_t i, int64_t count, int64_t residuals) {
-            const double sum = bin_sum(key + i, count, residuals);
-            Tail& into =
-                entries_[key < bins.first_key ? 0 : static_cast<size_t>(key + i - bins.first_key + 1)];
-            into = {into.count + static_cast<double>(count), into.sum + sum};
+            row[i] = {static_cast<double>(count), bin_sum(key + i, count, residuals)};
         });
     }
     suffix_sums(tails, bins.entries() - 2, [&](int64_t i) { return entries_[static_cast<size_t>(i)]; });

@@ -27,7 +27,8 @@ class Tails {
     SortedMoments of_sorted(const float* x, int64_t n, const RowScan& scan);
 
   private:
-    void load_side(const TensorSketch& sketch, int side, const FormatBins& bins, std::vector<Tail>& tails);
+    void load_side(const TensorSketch& sketch, int side, const FormatBins& bins, const OctaveSums* sums,
+                   std::vector<Tail>& tails);
 
     std::vector<Tail> positive_, negative_, both_, entries_;
     std::vector<uint32_t> positions_;
