@@ -41,13 +41,14 @@ def fake_quantize(device: torch.device) -> None:
 
 
 def search_steps(device: torch.device) -> None:
-    # A short row, one that is sorted, and one that is a histogram.
-    for rows, n in [(1, 1), (3, 27), (2, 65), (2, 1025), (2, 20001)]:
+    # Every vector of codes, a fine grid, a histogram of the row, and a sketch.
+    for rows, n in [(1, 1), (3, 27), (2, 64), (2, 1025), (2, 20001)]:
         for symmetric in (True, False):
             x = torch.randn(rows, n)
             found = ops.search_steps(x.to(device), [2, 4], symmetric=symmetric, axis=0)
             wanted = ops.search_steps(x, [2, 4], symmetric=symmetric, axis=0)
-            same(f"search_steps [{rows}, {n}] symmetric={symmetric}", found.mse, wanted.mse, rtol=1e-4, atol=1e-7)
+            for part, want in zip(found, wanted, strict=True):
+                same(f"search_steps [{rows}, {n}] symmetric={symmetric}", part, want)
 
 
 def config_cost(device: torch.device) -> None:
@@ -68,9 +69,28 @@ def packed(device: torch.device) -> None:
             same(f"unpack_bits {shape} bits={bits}", ops.unpack_bits(found, bits, shape[-1]), codes)
 
 
+def gradients(device: torch.device) -> None:
+    for shape in [(33, 2), (2, 3, 64, 65)]:
+        x, grad = torch.randn(shape), torch.randn(shape)
+        values = (grad, x, torch.tensor(0.1), torch.tensor(7, dtype=torch.int32))
+        found = ops.fake_quantize_backward(*(value.to(device) for value in values), 0, 15)
+        wanted = ops.fake_quantize_backward(*values, 0, 15)
+        same(f"fake_quantize_backward {shape}", found[0], wanted[0])
+        same(f"fake_quantize_backward {shape}, step", found[1], wanted[1], rtol=1e-5, atol=1e-5)
+
+
+def sketch(device: torch.device) -> None:
+    for n in (1, 1025, 20001):
+        x = torch.randn(n).relu() - 0.1
+        for name, part in vars(ops.sketch(x.to(device))).items():
+            same(f"sketch [{n}].{name}", part, getattr(ops.sketch(x), name))
+
+
 EXERCISES: dict[str, Callable[[torch.device], None]] = {
     "fake_quantize": fake_quantize,
+    "fake_quantize_backward": gradients,
     "search_steps": search_steps,
+    "sketch": sketch,
     "config_cost": config_cost,
     "pack_bits": packed,
     "unpack_bits": packed,

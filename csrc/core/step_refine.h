@@ -26,7 +26,7 @@ constexpr int32_t kSwift = kOctave / 8;    ///< spacing of the first grid of a s
 constexpr int32_t kTurn = 4;               ///< first candidates between two looks at what is clipped
 constexpr int32_t kPolishes = 8;
 constexpr int32_t kEvaluations = 1 << 16;  ///< where a proof gives up and returns the bound it has
-constexpr size_t kOpen = 1 << 12;          ///< intervals that a proof can have open at once
+constexpr size_t kOpen = 1 << 14;          ///< intervals that a proof can have open at once
 
 /// How far below the least error a bound must come to close an interval, as a share of that error.
 RIBS_HD double tolerance(Codes codes, bool exact) {

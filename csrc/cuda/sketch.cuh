@@ -1,0 +1,165 @@
+#pragma once
+
+#include "cuda/search_workspace.cuh"
+
+// The two reads that make the sketch of long rows: extremes first, so that the second knows which octaves to
+// count in shared memory. All of it is integers: neither the order of threads nor of blocks shows.
+
+namespace ribs::cuda {
+namespace {
+
+constexpr int kSketchThreads = 512;
+constexpr int64_t kPiece = int64_t{1} << 18;  ///< values a block counts before it empties its bins
+constexpr int32_t kReach = 15;                ///< as on the CPU: octaves whose squares fit 64 bits
+
+/// Calls visit(word) for the values of a piece, four at a time where they are aligned.
+template <class Visit>
+__device__ void for_words(const float* x, int64_t count, const Visit& visit) {
+    const int64_t threads = blockDim.x, own = threadIdx.x;
+    int64_t head = static_cast<int64_t>((16 - (reinterpret_cast<uintptr_t>(x) & 15)) & 15) / 4;
+    head = head < count ? head : count;
+    const int64_t quads = (count - head) / 4;
+    if (own < head) visit(__float_as_uint(x[own]));
+    const uint4* const four = reinterpret_cast<const uint4*>(x + head);
+    for (int64_t i = own; i < quads; i += threads) {
+        const uint4 words = four[i];
+        visit(words.x);
+        visit(words.y);
+        visit(words.z);
+        visit(words.w);
+    }
+    for (int64_t i = head + quads * 4 + own; i < count; i += threads) visit(__float_as_uint(x[i]));
+}
+
+__global__ void clear_extremes_kernel(RowExtremes* extremes, int64_t rows) {
+    for (int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; row < rows;
+         row += static_cast<int64_t>(gridDim.x) * blockDim.x)
+        extremes[row] = {0, 0xffffffffu, 0, INT32_MIN, 0};
+}
+
+/// Grid: (pieces, rows).
+__global__ void extremes_kernel(SearchStepsParams p, Workspace work) {
+    __shared__ RowExtremes block;
+    for (int64_t row = blockIdx.y; row < p.rows; row += gridDim.y) {
+        if (threadIdx.x == 0) block = {0, 0xffffffffu, 0, INT32_MIN, 0};
+        __syncthreads();
+        RowExtremes own = {0, 0xffffffffu, 0, INT32_MIN, 0};
+        for (int64_t at = blockIdx.x * kPiece; at < p.n; at += gridDim.x * kPiece) {
+            const int64_t count = p.n - at < kPiece ? p.n - at : kPiece;
+            for_words(p.x + row * p.n + at, count, [&](unsigned word) {
+                const unsigned magnitude = word & kMagnitude;
+                if (magnitude == 0) {
+                    ++own.zeros;
+                    return;
+                }
+                own.highest = max(own.highest, word);
+                own.lowest = min(own.lowest, word);
+                own.largest = max(own.largest, magnitude);
+                own.positive = max(own.positive, static_cast<int>(word));
+            });
+        }
+        atomicMax(&block.highest, own.highest);
+        atomicMin(&block.lowest, own.lowest);
+        atomicMax(&block.largest, own.largest);
+        atomicMax(&block.positive, own.positive);
+        if (own.zeros > 0) atomicAdd(&block.zeros, own.zeros);
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            RowExtremes& all = work.extremes[row];
+            atomicMax(&all.highest, block.highest);
+            atomicMin(&all.lowest, block.lowest);
+            atomicMax(&all.largest, block.largest);
+            atomicMax(&all.positive, block.positive);
+            atomicAdd(&all.zeros, block.zeros);
+        }
+        __syncthreads();
+    }
+}
+
+/// Counts values into bins: in shared memory for the `window` octaves below the largest value, in global
+/// memory below those. Grid: (pieces, rows).
+__global__ void bins_kernel(SearchStepsParams p, Workspace work, int32_t window) {
+    extern __shared__ unsigned bins[];  // [2, window, kRow] counts, then as many sums of residuals
+    const int32_t side_bins = window << kSketchBits, all_bins = 2 * side_bins;
+    unsigned* const sums = bins + all_bins;
+    for (int64_t row = blockIdx.y; row < p.rows; row += gridDim.y) {
+        const int32_t octave = static_cast<int32_t>(work.extremes[row].largest >> kMantissaBits);
+        if (octave == kOctaves - 1) continue;  // not finite
+        const int32_t lowest = octave - window + 1 > 0 ? octave - window + 1 : 0;
+        const int32_t first = lowest << kSketchBits;
+        const int32_t low = octave - kReach > 1 ? octave - kReach : 1;
+        unsigned long long* const counts = work.counts + row * 2 * kKeys;
+        unsigned long long* const residuals = work.residuals + row * 2 * kKeys;
+        unsigned long long* const cells =
+            reinterpret_cast<unsigned long long*>(work.squares + row * kSquareCells);
+        for (int64_t at = blockIdx.x * kPiece; at < p.n; at += gridDim.x * kPiece) {
+            for (int32_t i = static_cast<int32_t>(threadIdx.x); i < 2 * all_bins;
+                 i += static_cast<int32_t>(blockDim.x))
+                bins[i] = 0;
+            __syncthreads();
+            unsigned long long squares = 0;
+            const int64_t count = p.n - at < kPiece ? p.n - at : kPiece;
+            for_words(p.x + row * p.n + at, count, [&](unsigned word) {
+                const unsigned magnitude = word & kMagnitude;
+                if (magnitude == 0) return;  // half of a post-ReLU tensor would queue for one bin
+                const int32_t key = static_cast<int32_t>(magnitude >> kResidualBits),
+                              side = static_cast<int32_t>(word >> 31);
+                const unsigned residual = residual_of(magnitude);
+                if (key >= first) {
+                    atomicAdd(bins + side * side_bins + key - first, 1u);
+                    atomicAdd(sums + side * side_bins + key - first, residual);
+                } else {
+                    atomicAdd(counts + side * kKeys + key, 1ull);
+                    atomicAdd(residuals + side * kKeys + key, static_cast<unsigned long long>(residual));
+                }
+                const int32_t own = max(key >> kSketchBits, 1);
+                const unsigned long long square = static_cast<unsigned long long>(residual) * residual;
+                if (own >= low)
+                    squares += square << 2 * (own - low);
+                else
+                    atomicAdd(cells + own, square);
+            });
+            if (squares > 0) {
+                atomicAdd(cells + low, squares & 0xffffffffull);
+                atomicAdd(cells + low + 16, squares >> 32);
+            }
+            __syncthreads();
+            for (int32_t i = static_cast<int32_t>(threadIdx.x); i < all_bins;
+                 i += static_cast<int32_t>(blockDim.x)) {
+                if (bins[i] == 0) continue;
+                const int64_t to = (i >= side_bins ? kKeys - side_bins : 0) + first + i;
+                atomicAdd(counts + to, static_cast<unsigned long long>(bins[i]));
+                atomicAdd(residuals + to, static_cast<unsigned long long>(sums[i]));
+            }
+            __syncthreads();
+        }
+    }
+}
+
+/// How many octaves of both signs fit the shared memory of a block; asks the device once a call.
+inline int32_t shared_octaves() {
+    int device = 0, bytes = 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
+        check_launch("search_steps");
+    return std::min(8, std::max(1, bytes / (2 * 2 * kRow * 4)));
+}
+
+/// Both reads of the rows.
+inline void sketch_rows(const SearchStepsParams& p, const Workspace& work, cudaStream_t stream) {
+    const dim3 grid(blocks(p.n, kPiece, 1024), blocks(p.rows, 1, kMaxBlocks));
+    if (cudaMemsetAsync(work.counts, 0, static_cast<size_t>(work.cleared()), stream) != cudaSuccess)
+        check_launch("search_steps");
+    clear_extremes_kernel<<<blocks(p.rows, kThreads), kThreads, 0, stream>>>(work.extremes, p.rows);
+    extremes_kernel<<<grid, kSketchThreads, 0, stream>>>(p, work);
+    check_launch("search_steps");
+    const int32_t window = shared_octaves();
+    const int bytes = window * 2 * 2 * kRow * 4;
+    if (cudaFuncSetAttribute(bins_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) != cudaSuccess)
+        check_launch("search_steps");
+    bins_kernel<<<grid, kSketchThreads, static_cast<size_t>(bytes), stream>>>(p, work, window);
+    check_launch("search_steps");
+}
+
+}  // namespace
+}  // namespace ribs::cuda
