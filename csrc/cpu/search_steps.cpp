@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "core/row_error.h"
@@ -23,9 +22,9 @@ struct ShortSearch {
     const Totals& all;
     Codes codes;
     Candidate best;
+    double most;  ///< one over the smallest step that could still win
     StepBatch<kBatch> batch{};
     int filled = 0;
-    double most = std::numeric_limits<double>::max();  ///< one over the smallest step that could still win
 
     void flush() {
         if (filled == 0) return;
@@ -69,7 +68,8 @@ Answer search_short(const float* x, const Totals& all, Codes codes) {
     ShortRow row;
     row.n = static_cast<int32_t>(all.count);
     std::copy_n(x, row.n, row.values);
-    ShortSearch search{row, all, codes, zero_candidate(all)};
+    const Candidate zero = zero_candidate(all);
+    ShortSearch search{row, all, codes, zero, 1.0 / smallest_step(all, codes, zero.error)};
     if (only_zero(all, codes)) return {search.best, all.square};
     if (!tries_all(row.n, codes)) {
         try_grid(search);

@@ -190,7 +190,7 @@ __device__ Candidate search_short(const float* x, const Totals& all, Codes codes
     __syncthreads();
     Candidate best = zero_candidate(all);
     if (only_zero(all, codes)) return best;
-    double most = DBL_MAX;
+    double most = 1.0 / smallest_step(all, codes, best.error);
     const auto attempt = [&](double inverse) {
         StepBatch<1> batch;
         batch.inverse[0] = inverse;

@@ -112,13 +112,12 @@ TEST(short_rows_are_searched_as_on_the_cpu) {
 }
 
 TEST(rows_are_searched_as_on_the_cpu) {
-    for (const int64_t n : {65, 576}) check_all(1, n, false, kAll, {2, 6});
-    check_all(1, 4608, false, {Data::heavy_tail}, {8});
+    for (const int64_t n : {65, 576, 4608}) check_all(2, n, false, kAll, {2, 8});
     check_all(1, 8192, false, {Data::post_relu}, {4});
 }
 
 TEST(sketched_rows_are_searched_as_on_the_cpu) {
-    check_all(1, 8193, false, {Data::post_relu, Data::far, Data::outlier}, {3});
+    check_all(1, 8193, false, kAll, {3, 8});
     Search{values(Data::normal, 2 * 9001), 2, 9001, {6}, false, false}.check();
     Search{values(Data::post_relu, 270'000), 1, 270'000, {2}, false, false}
         .check();  // more than a block counts
