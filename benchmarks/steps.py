@@ -1,7 +1,7 @@
 """The search for steps of all bit-widths, against copying the same tensor and against other libraries.
 
 Run: python benchmarks/steps.py [threads ...]
-Brevitas and modelopt take part where they are installed.
+Brevitas takes part where it is installed.
 """
 
 import sys
@@ -96,26 +96,6 @@ def brevitas_steps(rows: Tensor, per_channel: bool) -> list[tuple[Tensor, Tensor
     return answers
 
 
-def modelopt_steps(rows: Tensor, per_channel: bool) -> list[tuple[Tensor, Tensor]]:
-    """NVIDIA modelopt's MSE calibrator; its symmetric codes leave out the lowest one."""
-    from modelopt.torch.quantization.calib import MseCalibrator
-    from modelopt.torch.quantization.tensor_quant import fake_tensor_quant
-
-    answers = []
-    for bits in BITS:
-        amax = rows.abs().amax(1, keepdim=True) if per_channel else rows.abs().amax()
-
-        def quantize(x: Tensor, amax: Tensor, bits: int = bits) -> Tensor:
-            return fake_tensor_quant(x, amax, None, bits, False, True)
-
-        calibrator = MseCalibrator(amax, axis=0 if per_channel else None, quant_func=quantize)
-        calibrator.collect(rows)
-        found = calibrator.compute_amax()
-        scale = found.flatten() / (2 ** (bits - 1) - 1)
-        answers.append((scale, torch.zeros_like(scale)))
-    return answers
-
-
 def tensor_peers(x: Tensor, symmetric: bool) -> dict[str, Callable[[], list[tuple[Tensor, Tensor]]]]:
     peers = {
         "HistogramObserver": lambda: histogram_observer(x, symmetric),
@@ -124,8 +104,6 @@ def tensor_peers(x: Tensor, symmetric: bool) -> dict[str, Callable[[], list[tupl
     rows = x.reshape(x.shape[0], -1)
     if symmetric and find_spec("brevitas"):
         peers["Brevitas"] = lambda: brevitas_steps(rows, False)
-    if symmetric and find_spec("modelopt"):
-        peers["modelopt"] = lambda: modelopt_steps(rows, False)
     return peers
 
 
@@ -133,8 +111,6 @@ def row_peers(rows: Tensor) -> dict[str, Callable[[], list[tuple[Tensor, Tensor]
     peers = {"torch loop, 80": lambda: vectorised_loop(rows, True)}
     if find_spec("brevitas"):
         peers["Brevitas"] = lambda: brevitas_steps(rows, True)
-    if find_spec("modelopt"):
-        peers["modelopt"] = lambda: modelopt_steps(rows, True)
     return peers
 
 
@@ -153,12 +129,10 @@ def measure(name: str, x: Tensor, axis: int | None, symmetric: bool, with_peers:
     mine = [true_errors(rows, found.step[k], found.zero_point[k], b, symmetric).mean() for k, b in enumerate(BITS)]
     for peer, run in (tensor_peers(x, symmetric) if axis is None else row_peers(x)).items() if with_peers else ():
         theirs = medians(
-            interleave({"ours": lambda: ops.search_steps(x, BITS, symmetric=symmetric, axis=axis), "peer": run}, 3)
+            interleave({"ours": lambda: ops.search_steps(x, BITS, symmetric=symmetric, axis=axis), "peer": run}, 1)
         )
         ratios[f"{peer} / ours"] = theirs["peer"] / theirs["ours"]
         for k, (bits, (step, zero_point)) in enumerate(zip(BITS, run(), strict=True)):
-            if peer == "modelopt":
-                continue  # another grid of codes
             step, zero_point = (each.float().expand(len(rows)) for each in (step, zero_point))
             error = true_errors(rows, step, zero_point, bits, symmetric).mean()
             assert mine[k] <= error * (1 + 1e-6), f"{peer} is better at {bits} bits: {error} < {mine[k]}"

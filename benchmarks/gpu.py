@@ -1,0 +1,85 @@
+"""The operators on a CUDA device, against copying the same tensor on it.
+
+Run: python benchmarks/gpu.py
+"""
+
+from collections.abc import Callable
+
+import torch
+from timing import Case, medians, table
+from torch import Tensor
+
+from ribs import ops
+
+ROUNDS = 30
+
+
+def times(functions: dict[str, Callable[[], object]], flush: Tensor) -> dict[str, float]:
+    """Median seconds by CUDA events, in turn; between two calls the cache is filled with something else."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for round_ in range(ROUNDS + 3):
+        for name, function in functions.items():
+            flush.zero_()
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            function()
+            end.record()
+            end.synchronize()
+            if round_ >= 3:
+                seconds[name].append(start.elapsed_time(end) / 1e3)
+    return medians(seconds)
+
+
+def steps(name: str, x: Tensor, axis: int | None, symmetric: bool, flush: Tensor) -> Case:
+    """The search for steps of 2 to 8 bits, checked against that of the CPU."""
+    found, want = (ops.search_steps(each, symmetric=symmetric, axis=axis) for each in (x, x.cpu()))
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(found, want, strict=True)), name
+    out = torch.empty_like(x)
+    took = times(
+        {"copy_": lambda: out.copy_(x), "steps": lambda: ops.search_steps(x, symmetric=symmetric, axis=axis)}, flush
+    )
+    return Case(name, "x".join(map(str, x.shape)), 0, took["steps"], {"/ copy_": took["steps"] / took["copy_"]})
+
+
+def quantize(name: str, x: Tensor, axis: int | None, flush: Tensor) -> list[Case]:
+    """Fake quantization; the share of the copy's bandwidth counts bytes that must move: 2 and 3 tensors."""
+    channels = () if axis is None else (x.shape[axis],)
+    step = torch.rand(channels, device=x.device) * 0.1 + 0.1
+    zero = torch.zeros(channels, dtype=torch.int32, device=x.device)
+    out, grad, grad_x = torch.empty_like(x), torch.randn_like(x), torch.empty_like(x)
+    want = ops.twin.fake_quantize(x, step, zero, 0, 15, axis)
+    assert torch.equal(ops.fake_quantize(x, step, zero, 0, 15, axis), want), name
+    took = times(
+        {
+            "copy_": lambda: out.copy_(x),
+            "forward": lambda: ops.fake_quantize(x, step, zero, 0, 15, axis, out=out),
+            "backward": lambda: ops.fake_quantize_backward(grad, x, step, zero, 0, 15, axis, out=grad_x),
+        },
+        flush,
+    )
+    size = "x".join(map(str, x.shape))
+    return [
+        Case(f"{name} {key}", size, 0, took[key], {"% of copy bandwidth": 100 * moved / 2 * took["copy_"] / took[key]})
+        for key, moved in (("forward", 2), ("backward", 3))
+    ]
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    device = torch.device("cuda")
+    flush = torch.empty(1 << 27, dtype=torch.uint8, device=device)
+    x = torch.randn(64, 64, 112, 112, device=device)
+    weights = torch.randn(512, 4608, device=device)
+    rows = [
+        steps("steps, post-ReLU", x.relu(), None, False, flush),
+        steps("steps, dense", x, None, False, flush),
+        steps("steps, rows", weights, 0, True, flush),
+    ]
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        rows += quantize(f"fake-quant {dtype}", x.to(dtype), None, flush)
+        rows += quantize(f"fake-quant {dtype} per channel", x.to(dtype), 1, flush)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

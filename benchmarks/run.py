@@ -1,0 +1,56 @@
+"""Runs all benchmarks and writes their tables into one Markdown file.
+
+Run: python benchmarks/run.py [--device cpu|cuda] [--threads 1 2] [--out benchmarks/results/NAME.md]
+"""
+
+import argparse
+import datetime
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+import ribs
+
+HERE = Path(__file__).parent
+CPU = ["quantize.py", "packing.py", "steps.py"]
+
+
+def machine(device: str) -> str:
+    """What ran: date, processor or card, versions."""
+    if device == "cuda":
+        where = torch.cuda.get_device_name()
+    else:
+        lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        where = f"{names[0] if names else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}"
+    build = ribs.build_info()
+    return (
+        f"{datetime.date.today()}, {where}; ribs {build['version']} ({build['compiler']}, CUDA "
+        f"{build['cuda_version']}), torch {torch.__version__}, Python {platform.python_version()}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--out", type=Path, help="a Markdown file; by default only printed")
+    options = parser.parse_args()
+    scripts = ["gpu.py"] if options.device == "cuda" else CPU
+    arguments = [] if options.device == "cuda" else [str(each) for each in options.threads]
+    parts = [machine(options.device)]
+    for script in scripts:
+        command = [sys.executable, str(HERE / script), *arguments]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        parts.append(f"## `python benchmarks/{' '.join([script, *arguments])}`\n\n{done.stdout.strip()}")
+        print(parts[-1], flush=True)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text("# Benchmarks\n\n" + "\n\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    main()
