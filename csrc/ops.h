@@ -10,25 +10,31 @@ namespace ribs {
 /// A CUDA stream handle, as an opaque pointer so that this header needs no CUDA.
 using Stream = void*;
 
-/// x and out are [outer, channels, inner] in memory order; per tensor, outer and channels are 1.
+/// Of x, its gradient and outputs; the CPU takes float32 only. Steps and their gradients are always float32.
+enum class Element : int32_t { kFloat32, kFloat16, kBfloat16 };
+
+/// x and out are [outer, channels, inner] in memory order; per tensor, outer and channels are 1. `out` may be
+/// x itself, and `grad_x` may be grad or x.
 struct FakeQuantizeParams {
-    const float* x;
+    const void* x;
     const float* step;
     const int32_t* zero_point;
-    float* out;
+    void* out;
+    Element element;
     int64_t outer, channels, inner;
     int64_t qmin, qmax;
 };
 
-/// As above; `partials` holds fake_quantize_partials() doubles of workspace.
+/// As above; `partials` holds fake_quantize_partials() doubles of workspace, on CUDA only.
 struct FakeQuantizeBackwardParams {
-    const float* grad;
-    const float* x;
+    const void* grad;
+    const void* x;
     const float* step;
     const int32_t* zero_point;
-    float* grad_x;
+    void* grad_x;
     float* grad_step;
     double* partials;
+    Element element;
     int64_t outer, channels, inner;
     int64_t qmin, qmax;
 };
@@ -50,6 +56,26 @@ struct SearchStepsParams {
     const float* sorted;
 };
 
+/// codes are [rows, n] of uint8, packed is [rows, bytes]: every row a little-endian stream of `bits` a code,
+/// then zeros. `invalid` receives the index of the first code (packing) or row (unpacking) that does not fit,
+/// or INT64_MAX; the outputs are then meaningless.
+struct PackBitsParams {
+    const uint8_t* codes;
+    uint8_t* packed;
+    int64_t* invalid;
+    int64_t rows, n, bytes;
+    int32_t bits;
+};
+
+/// As above, in the other direction.
+struct UnpackBitsParams {
+    const uint8_t* packed;
+    uint8_t* codes;
+    int64_t* invalid;
+    int64_t rows, n, bytes;
+    int32_t bits;
+};
+
 /// bits is [configs, layers, 2]; macs and weights are [layers]; bops and weight_bits are [configs].
 struct ConfigCostParams {
     const int64_t* bits;
@@ -60,7 +86,7 @@ struct ConfigCostParams {
     int64_t configs, layers;
 };
 
-/// Number of doubles the backward pass wants as workspace.
+/// Number of doubles the CUDA backward pass wants as workspace.
 int64_t fake_quantize_partials(int64_t outer, int64_t channels, int64_t inner);
 /// Whether rows of n values are searched exactly, from sorted values, rather than from a histogram.
 bool search_steps_sorts(int64_t n);
@@ -76,6 +102,10 @@ void fake_quantize_backward(const FakeQuantizeBackwardParams& p, int threads);
 void search_steps(const SearchStepsParams& p, int threads);
 /// Bit operations and weight bits of every configuration.
 void config_cost(const ConfigCostParams& p, int threads);
+/// Packs codes of a few bits into bytes.
+void pack_bits(const PackBitsParams& p, int threads);
+/// The inverse.
+void unpack_bits(const UnpackBitsParams& p, int threads);
 }  // namespace cpu
 
 namespace cuda {
@@ -87,6 +117,10 @@ void fake_quantize_backward(const FakeQuantizeBackwardParams& p, Stream stream);
 void search_steps(const SearchStepsParams& p, Stream stream);
 /// Bit operations and weight bits of every configuration.
 void config_cost(const ConfigCostParams& p, Stream stream);
+/// Packs codes of a few bits into bytes.
+void pack_bits(const PackBitsParams& p, Stream stream);
+/// The inverse.
+void unpack_bits(const UnpackBitsParams& p, Stream stream);
 }  // namespace cuda
 
 }  // namespace ribs

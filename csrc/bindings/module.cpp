@@ -8,4 +8,5 @@ PYBIND11_MODULE(_core, m) {
     ribs::bindings::register_fake_quantize(m);
     ribs::bindings::register_search_steps(m);
     ribs::bindings::register_config_cost(m);
+    ribs::bindings::register_packing(m);
 }

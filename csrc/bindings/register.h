@@ -20,5 +20,7 @@ void register_fake_quantize(pybind11::module_& m);
 void register_search_steps(pybind11::module_& m);
 /// config_cost.
 void register_config_cost(pybind11::module_& m);
+/// pack_bits and unpack_bits.
+void register_packing(pybind11::module_& m);
 
 }  // namespace ribs::bindings

@@ -28,12 +28,13 @@ void register_fake_quantize(py::module_& m) {
     m.def("fake_quantize_partials", &fake_quantize_partials);
     m.def(
         "fake_quantize",
-        [](uintptr_t x, uintptr_t step, uintptr_t zero_point, uintptr_t out, int64_t outer, int64_t channels,
-           int64_t inner, int64_t qmin, int64_t qmax, int threads, uintptr_t stream) {
-            const FakeQuantizeParams p{pointer<const float>(x),
+        [](uintptr_t x, uintptr_t step, uintptr_t zero_point, uintptr_t out, int32_t element, int64_t outer,
+           int64_t channels, int64_t inner, int64_t qmin, int64_t qmax, int threads, uintptr_t stream) {
+            const FakeQuantizeParams p{pointer<const void>(x),
                                        pointer<const float>(step),
                                        pointer<const int32_t>(zero_point),
-                                       pointer<float>(out),
+                                       pointer<void>(out),
+                                       static_cast<Element>(element),
                                        outer,
                                        channels,
                                        inner,
@@ -45,15 +46,16 @@ void register_fake_quantize(py::module_& m) {
     m.def(
         "fake_quantize_backward",
         [](uintptr_t grad, uintptr_t x, uintptr_t step, uintptr_t zero_point, uintptr_t grad_x,
-           uintptr_t grad_step, uintptr_t partials, int64_t outer, int64_t channels, int64_t inner,
-           int64_t qmin, int64_t qmax, int threads, uintptr_t stream) {
-            const FakeQuantizeBackwardParams p{pointer<const float>(grad),
-                                               pointer<const float>(x),
+           uintptr_t grad_step, uintptr_t partials, int32_t element, int64_t outer, int64_t channels,
+           int64_t inner, int64_t qmin, int64_t qmax, int threads, uintptr_t stream) {
+            const FakeQuantizeBackwardParams p{pointer<const void>(grad),
+                                               pointer<const void>(x),
                                                pointer<const float>(step),
                                                pointer<const int32_t>(zero_point),
-                                               pointer<float>(grad_x),
+                                               pointer<void>(grad_x),
                                                pointer<float>(grad_step),
                                                pointer<double>(partials),
+                                               static_cast<Element>(element),
                                                outer,
                                                channels,
                                                inner,
@@ -103,6 +105,37 @@ void register_config_cost(py::module_& m) {
                                      configs,
                                      layers};
             threads > 0 ? cpu::config_cost(p, threads) : cuda::config_cost(p, pointer<void>(stream));
+        },
+        py::call_guard<py::gil_scoped_release>());
+}
+
+void register_packing(py::module_& m) {
+    m.def(
+        "pack_bits",
+        [](uintptr_t codes, uintptr_t packed, uintptr_t invalid, int64_t rows, int64_t n, int64_t bytes,
+           int32_t bits, int threads, uintptr_t stream) {
+            const PackBitsParams p{pointer<const uint8_t>(codes),
+                                   pointer<uint8_t>(packed),
+                                   pointer<int64_t>(invalid),
+                                   rows,
+                                   n,
+                                   bytes,
+                                   bits};
+            threads > 0 ? cpu::pack_bits(p, threads) : cuda::pack_bits(p, pointer<void>(stream));
+        },
+        py::call_guard<py::gil_scoped_release>());
+    m.def(
+        "unpack_bits",
+        [](uintptr_t packed, uintptr_t codes, uintptr_t invalid, int64_t rows, int64_t n, int64_t bytes,
+           int32_t bits, int threads, uintptr_t stream) {
+            const UnpackBitsParams p{pointer<const uint8_t>(packed),
+                                     pointer<uint8_t>(codes),
+                                     pointer<int64_t>(invalid),
+                                     rows,
+                                     n,
+                                     bytes,
+                                     bits};
+            threads > 0 ? cpu::unpack_bits(p, threads) : cuda::unpack_bits(p, pointer<void>(stream));
         },
         py::call_guard<py::gil_scoped_release>());
 }

@@ -46,31 +46,14 @@ struct LsqGradient {
 };
 
 /// LSQ gradients of one element: x passes inside the range, the step sees rint(u) - u inside and the bound
-/// outside. A NaN input gives a zero gradient of x and a NaN gradient of the step.
+/// outside. A NaN input gives a zero gradient of x and, its code being NaN, a NaN gradient of the step.
 RIBS_HD LsqGradient lsq_gradient(float grad, float x, const Quantizer& q) {
     const float u = x / q.step;
-    const float code = clamp_code(rintf(u), q.low, q.high);
-    const bool inside = u >= q.low && u <= q.high;
-    const bool outside = u < q.low || u > q.high;
-    return {inside ? grad : 0.0f, outside ? code : code - u};
+    // Bounds are integers, so clamping before rounding gives the same code, and tells what was inside.
+    const float clamped = clamp_code(u, q.low, q.high);
+    const float code = rintf(clamped);
+    const bool inside = clamped == u;
+    return {inside ? grad : 0.0f, inside ? code - u : code};
 }
-
-/// How the step gradient is summed: fixed pieces, so that neither threads nor launches change the result.
-struct GradientPlan {
-    static constexpr int64_t kSegment = 4096;
-    static constexpr int64_t kRows = 64;
-    static constexpr int64_t kNarrow = 32;
-
-    int64_t outer, channels, inner;
-
-    /// Rows shorter than this are summed by column instead, as in channels-last memory.
-    RIBS_HD bool narrow() const { return inner < kNarrow; }
-    /// Pieces of one row (wide) or 1 (narrow).
-    RIBS_HD int64_t segments() const { return narrow() ? 1 : (inner + kSegment - 1) / kSegment; }
-    /// Rows (wide) or groups of rows (narrow) of one channel.
-    RIBS_HD int64_t groups() const { return narrow() ? (outer + kRows - 1) / kRows : outer; }
-    /// Number of partial sums: [groups, channels, segments].
-    RIBS_HD int64_t partials() const { return groups() * channels * segments(); }
-};
 
 }  // namespace ribs

@@ -5,6 +5,9 @@
 
 namespace ribs {
 
+int64_t fake_quantize_partials(int64_t, int64_t, int64_t) {
+    return 0;
+}
 int64_t search_steps_workspace(int64_t, int64_t) {
     return 0;
 }
@@ -30,6 +33,12 @@ void search_steps(const SearchStepsParams&, Stream) {
 }
 void config_cost(const ConfigCostParams&, Stream) {
     refuse("config_cost");
+}
+void pack_bits(const PackBitsParams&, Stream) {
+    refuse("pack_bits");
+}
+void unpack_bits(const UnpackBitsParams&, Stream) {
+    refuse("unpack_bits");
 }
 
 }  // namespace cuda

@@ -19,6 +19,11 @@
 
 namespace ribs::cpu {
 
+/// How many of `threads` threads to use so that each has at least `share` of `items`; at least one.
+inline int shared_by(int threads, int64_t items, int64_t share) {
+    return static_cast<int>(std::clamp<int64_t>(items / share, 1, std::max(1, threads)));
+}
+
 /// Calls body(worker, index) once for every index in [0, count) on up to `threads` threads. Which worker gets
 /// which index is not determined, so a body may write only to places of its index (or merge exactly).
 template <class Body>

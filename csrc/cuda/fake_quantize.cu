@@ -1,100 +1,90 @@
-#include "core/quantize.h"
-#include "cuda/launch.cuh"
+#include "cuda/elements.cuh"
 
 namespace ribs::cuda {
 namespace {
 
-template <class Params>
-__device__ Quantizer quantizer(const Params& p, int64_t c) {
-    return make_quantizer(p.step[c], p.zero_point[c], p.qmin, p.qmax);
+constexpr int kAhead = 4;  // packs loaded before the first is used: `out` may be x, so the compiler must not
+
+template <class T, int kPack>
+__device__ Pack<T, kPack> quantize(const Pack<T, kPack>& x, const Quantizer* q, int step) {
+    Pack<T, kPack> out;
+    for (int k = 0; k < kPack; ++k)
+        out.values[k] = from_float<T>(fake_quantize(to_float(x.values[k]), q[k * step]));
+    return out;
 }
 
-__global__ void forward_kernel(FakeQuantizeParams p) {
-    const int64_t total = p.outer * p.channels * p.inner;
-    const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-    for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += stride)
-        p.out[i] = fake_quantize(p.x[i], quantizer(p, p.channels == 1 ? 0 : i / p.inner % p.channels));
-}
-
-/// One element; returns its share of the step gradient.
-__device__ double backward_element(const FakeQuantizeBackwardParams& p, int64_t i, const Quantizer& q) {
-    const float grad = p.grad[i];
-    const LsqGradient g = lsq_gradient(grad, p.x[i], q);
-    p.grad_x[i] = g.x;
-    return static_cast<double>(grad) * static_cast<double>(g.step);
-}
-
-/// A block takes a segment of a row at a time.
-__global__ void wide_kernel(FakeQuantizeBackwardParams p) {
-    __shared__ double shared[kThreads];
-    const GradientPlan plan{p.outer, p.channels, p.inner};
-    const int64_t segments = plan.segments(), pieces = plan.partials();
-    for (int64_t piece = blockIdx.x; piece < pieces; piece += gridDim.x) {
-        const int64_t row = piece / segments;
-        const int64_t offset = piece % segments * GradientPlan::kSegment;
-        const int64_t rest = p.inner - offset;
-        const int64_t count = rest < GradientPlan::kSegment ? rest : GradientPlan::kSegment;
-        const Quantizer q = quantizer(p, row % p.channels);
-        double sum = 0.0;
-        for (int64_t i = threadIdx.x; i < count; i += blockDim.x)
-            sum += backward_element(p, row * p.inner + offset + i, q);
-        const double total = block_sum(sum, shared);
-        if (threadIdx.x == 0) p.partials[piece] = total;
-        __syncthreads();
+template <class T, int kPack>
+__global__ void forward_rows(FakeQuantizeParams p, Plan plan, int64_t pieces) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    const int64_t warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / kWarp);
+    const int64_t first = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kWarp) + threadIdx.x / kWarp;
+    for (int64_t piece = first; piece < pieces; piece += warps) {
+        const Segment at(plan, piece);
+        const T* x = static_cast<const T*>(p.x) + at.start;
+        T* out = static_cast<T*>(p.out) + at.start;
+        const Quantizer q = quantizer(p, at.channel);
+        const int whole = at.count / kPack * kPack;
+        for (int i = lane * kPack; i < whole; i += kAhead * kWarp * kPack) {
+            Pack<T, kPack> packs[kAhead];
+#pragma unroll
+            for (int k = 0; k < kAhead; ++k)
+                if (const int j = i + k * kWarp * kPack; j < whole) packs[k] = Pack<T, kPack>::load(x + j);
+#pragma unroll
+            for (int k = 0; k < kAhead; ++k)
+                if (const int j = i + k * kWarp * kPack; j < whole) quantize(packs[k], &q, 0).store(out + j);
+        }
+        if (const int j = whole + lane; j < at.count)
+            out[j] = from_float<T>(fake_quantize(to_float(x[j]), q));
     }
 }
 
-/// A thread takes a channel of a group of rows: neighbours in a warp are neighbours in channels-last memory.
-__global__ void narrow_kernel(FakeQuantizeBackwardParams p) {
-    const GradientPlan plan{p.outer, p.channels, p.inner};
-    const int64_t pieces = plan.partials(), stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+template <class T, int kPack>
+__global__ void forward_columns(FakeQuantizeParams p, Plan plan, int64_t pieces) {
+    const int64_t width = plan.width(), stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
     for (int64_t piece = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; piece < pieces;
          piece += stride) {
-        const int64_t group = piece / p.channels, c = piece % p.channels;
-        const int64_t end = (group + 1) * GradientPlan::kRows;
-        const int64_t last = end < p.outer ? end : p.outer;
-        const Quantizer q = quantizer(p, c);
-        double sum = 0.0;
-        for (int64_t row = group * GradientPlan::kRows; row < last; ++row)
-            for (int64_t i = 0; i < p.inner; ++i)
-                sum += backward_element(p, (row * p.channels + c) * p.inner + i, q);
-        p.partials[piece] = sum;
+        const Strip at(plan, piece, width / kPack, kPack);
+        const T* x = static_cast<const T*>(p.x) + at.column;
+        T* out = static_cast<T*>(p.out) + at.column;
+        Quantizer q[kPack];
+        for (int k = 0; k < kPack; ++k) q[k] = quantizer(p, (at.column + k) / plan.inner);
+        for (int64_t line = at.first; line < at.last; line += kAhead) {
+            Pack<T, kPack> packs[kAhead];
+#pragma unroll
+            for (int k = 0; k < kAhead; ++k)
+                if (line + k < at.last) packs[k] = Pack<T, kPack>::load(x + (line + k) * width);
+#pragma unroll
+            for (int k = 0; k < kAhead; ++k)
+                if (line + k < at.last) quantize(packs[k], q, 1).store(out + (line + k) * width);
+        }
     }
 }
 
-/// A block adds up the partial sums of a channel at a time.
-__global__ void step_kernel(FakeQuantizeBackwardParams p) {
-    __shared__ double shared[kThreads];
-    const GradientPlan plan{p.outer, p.channels, p.inner};
-    const int64_t segments = plan.segments(), count = plan.groups() * segments;
-    for (int64_t c = blockIdx.x; c < p.channels; c += gridDim.x) {
-        double sum = 0.0;
-        for (int64_t i = threadIdx.x; i < count; i += blockDim.x)
-            sum += p.partials[(i / segments * p.channels + c) * segments + i % segments];
-        const double total = block_sum(sum, shared);
-        if (threadIdx.x == 0) p.grad_step[c] = static_cast<float>(total);
-        __syncthreads();
+template <class T, int kPack>
+void launch(const FakeQuantizeParams& p, const Plan& plan, Stream stream) {
+    if (plan.columns()) {
+        const int64_t pieces = plan.groups() * (plan.width() / kPack);
+        forward_columns<T, kPack><<<blocks(pieces, kThreads), kThreads, 0, handle(stream)>>>(p, plan, pieces);
+    } else {
+        const int64_t pieces = plan.partials();
+        forward_rows<T, kPack>
+            <<<blocks(pieces, kThreads / kWarp), kThreads, 0, handle(stream)>>>(p, plan, pieces);
     }
+    check_launch("fake_quantize");
 }
 
 }  // namespace
 
 void fake_quantize(const FakeQuantizeParams& p, Stream stream) {
-    const int64_t total = p.outer * p.channels * p.inner;
-    if (total == 0) return;
-    forward_kernel<<<blocks(total, kThreads), kThreads, 0, handle(stream)>>>(p);
-    check_launch("fake_quantize");
-}
-
-void fake_quantize_backward(const FakeQuantizeBackwardParams& p, Stream stream) {
-    const GradientPlan plan{p.outer, p.channels, p.inner};
-    if (plan.narrow())
-        narrow_kernel<<<blocks(plan.partials(), kThreads), kThreads, 0, handle(stream)>>>(p);
-    else
-        wide_kernel<<<blocks(plan.partials(), 1), kThreads, 0, handle(stream)>>>(p);
-    check_launch("fake_quantize_backward");
-    step_kernel<<<blocks(p.channels, 1), kThreads, 0, handle(stream)>>>(p);
-    check_launch("fake_quantize_backward");
+    const Plan plan{p.outer, p.channels, p.inner};
+    with_element(p.element, [&](auto element) {
+        using T = decltype(element);
+        constexpr int kPack = 16 / sizeof(T);
+        if (plan.whole(kPack) && aligned(p.x) && aligned(p.out))
+            launch<T, kPack>(p, plan, stream);
+        else
+            launch<T, 1>(p, plan, stream);
+    });
 }
 
 }  // namespace ribs::cuda

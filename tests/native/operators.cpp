@@ -40,14 +40,14 @@ Outputs quantize(const Shape& s, int threads) {
     const std::vector<float> x = normal(count, 1), grad = normal(count, 2);
     const std::vector<float> step(static_cast<size_t>(s.channels), 0.25f);
     const std::vector<int32_t> zero_point(step.size(), 7);
-    std::vector<double> partials(static_cast<size_t>(fake_quantize_partials(s.outer, s.channels, s.inner)));
     Outputs o{std::vector<float>(x.size()), std::vector<float>(x.size()), std::vector<float>(step.size())};
-    cpu::fake_quantize(
-        {x.data(), step.data(), zero_point.data(), o.out.data(), s.outer, s.channels, s.inner, 0, 15},
+    cpu::fake_quantize({x.data(), step.data(), zero_point.data(), o.out.data(), Element::kFloat32, s.outer,
+                        s.channels, s.inner, 0, 15},
+                       threads);
+    cpu::fake_quantize_backward(
+        {grad.data(), x.data(), step.data(), zero_point.data(), o.grad_x.data(), o.grad_step.data(), nullptr,
+         Element::kFloat32, s.outer, s.channels, s.inner, 0, 15},
         threads);
-    cpu::fake_quantize_backward({grad.data(), x.data(), step.data(), zero_point.data(), o.grad_x.data(),
-                                 o.grad_step.data(), partials.data(), s.outer, s.channels, s.inner, 0, 15},
-                                threads);
     return o;
 }
 

@@ -138,29 +138,4 @@ TEST(gradients_at_the_bounds_and_of_hostile_values) {
     CHECK(std::isnan(lsq_gradient(2.0f, kNan, q).step));
 }
 
-/// Walks the pieces of a plan as its comments describe them and counts how often each element is met.
-void check_plan(int64_t outer, int64_t channels, int64_t inner) {
-    const GradientPlan plan{outer, channels, inner};
-    std::vector<int> met(static_cast<size_t>(outer * channels * inner));
-    const int64_t rows = plan.narrow() ? GradientPlan::kRows : 1;
-    const int64_t length = plan.narrow() ? inner : GradientPlan::kSegment;
-    int64_t pieces = 0;
-    for (int64_t group = 0; group < plan.groups(); ++group)
-        for (int64_t c = 0; c < channels; ++c)
-            for (int64_t segment = 0; segment < plan.segments(); ++segment, ++pieces)
-                for (int64_t row = group * rows; row < std::min((group + 1) * rows, outer); ++row)
-                    for (int64_t i = segment * length; i < std::min((segment + 1) * length, inner); ++i)
-                        ++met[static_cast<size_t>((row * channels + c) * inner + i)];
-    CHECK_EQ(plan.partials(), pieces);
-    for (const int times : met) CHECK_EQ(times, 1);
-}
-
-TEST(plan_meets_every_element_once) {
-    for (const int64_t outer : {0, 1, 2, 63, 64, 65, 129})
-        for (const int64_t channels : {1, 3})
-            for (const int64_t inner : {1, 31, 32, 33, 4095, 4096, 4097, 8193})
-                check_plan(outer, channels, inner);
-    check_plan(1, 1, 1'000'003);
-}
-
 }  // namespace

@@ -7,35 +7,9 @@ from hypothesis import strategies as st
 
 from ribs import ops
 from ribs.ops import twin
+from samples import LAYOUTS, SPECIALS, quantizer, same_bits
 
-LAYOUTS = {
-    "contiguous": lambda: torch.randn(4, 6, 5, 7),
-    "channels_last": lambda: torch.randn(4, 6, 5, 7).to(memory_format=torch.channels_last),
-    "transposed": lambda: torch.randn(6, 4, 5, 7).transpose(0, 1),
-    "expanded": lambda: torch.randn(1, 6, 1, 7).expand(4, 6, 5, 7),  # stride 0: copied
-    "strided": lambda: torch.randn(4, 6, 5, 14)[..., ::2],
-    "sliced": lambda: torch.randn(8, 6, 5, 7)[2:6],
-    "misaligned": lambda: torch.randn(4 * 6 * 5 * 7 + 1)[1:].view(4, 6, 5, 7),
-    "flipped": lambda: torch.randn(4, 6, 5, 7).flip(0),
-    "wide": lambda: torch.randn(2, 3, 100, 100),  # rows of several reduction segments
-    "one_channel": lambda: torch.randn(70, 1, 2, 2),
-    "many_rows": lambda: torch.randn(300, 5),  # several groups of narrow rows
-    "empty": lambda: torch.randn(0, 3, 2),
-}
-SPECIALS = [0.0, -0.0, math.nan, math.inf, -math.inf, 1e30, -1e30, 1e-40, -1e-40, 0.5, 1.5, 2.5, -0.5, -0.25]
 CODES = [(0, 15, 3), (-8, 7, 0), (0, 255, 128), (0, 1, 0), (-1, 0, 0), (5, 5, 2)]
-
-
-def quantizer(x: torch.Tensor, axis: int | None, zero: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
-    shape = () if axis is None else (x.shape[axis],)
-    step = torch.rand(shape, device=x.device) * 0.3 + 0.05
-    return step, torch.full(shape, zero, dtype=torch.int32, device=x.device)
-
-
-def same_bits(a: torch.Tensor, b: torch.Tensor) -> None:
-    assert a.shape == b.shape and a.dtype == b.dtype
-    assert torch.equal(a.isnan(), b.isnan())
-    assert torch.equal(a.nan_to_num().view(torch.int32), b.nan_to_num().view(torch.int32))
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1, -1])
@@ -174,7 +148,16 @@ ONE = torch.tensor(1.0)
 ZERO = torch.tensor(0, dtype=torch.int32)
 X = torch.ones(2, 3)
 REFUSED = {
-    "half": (X.half(), ONE, ZERO, 0, 3, None, TypeError, "x dtype=torch.float16 is not supported"),
+    "half": (
+        X.half(),
+        ONE,
+        ZERO,
+        0,
+        3,
+        None,
+        TypeError,
+        r"x dtype=torch.float16 is not supported; .* convert it with \.float\(\), or move it to CUDA",
+    ),
     "step_dtype": (X, ONE.double(), ZERO, 0, 3, None, TypeError, "step dtype=torch.float64 is not supported"),
     "zero_dtype": (X, ONE, ZERO.long(), 0, 3, None, TypeError, "zero_point dtype=torch.int64"),
     "axis": (X, ONE, ZERO, 0, 3, 2, ValueError, r"axis=2 is out of range .* use -2..1"),

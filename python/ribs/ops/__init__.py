@@ -3,7 +3,8 @@
 from ribs.ops import twin
 from ribs.ops.build import build_info
 from ribs.ops.cost import config_cost
-from ribs.ops.quantize import fake_quantize
+from ribs.ops.packing import pack_bits, unpack_bits
+from ribs.ops.quantize import fake_quantize, fake_quantize_backward
 from ribs.ops.steps import search_steps
 from ribs.ops.twin import ConfigCost, StepSearch
 
@@ -13,6 +14,9 @@ __all__ = [
     "build_info",
     "config_cost",
     "fake_quantize",
+    "fake_quantize_backward",
+    "pack_bits",
     "search_steps",
     "twin",
+    "unpack_bits",
 ]

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ribs.ops.layout import memory_order, same_layout, span
+
 MAX_CODE = 65536
+HALF = (torch.float16, torch.bfloat16)
 
 
 def dtype(op: str, name: str, value: Tensor, *allowed: torch.dtype, hint: str) -> None:
@@ -25,9 +28,13 @@ def axis(op: str, x: Tensor, value: int | None) -> None:
 
 def quantizer(op: str, x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis_: int | None) -> None:
     """Refuse dtypes, shapes, devices and codes that do not make a quantizer of x."""
-    hint = f"convert it with .to({x.dtype})"
-    dtype(op, "x", x, torch.float32, torch.float64, hint="convert it with .float()")
-    dtype(op, "step", step, x.dtype, hint=hint)
+    wide = (torch.float32, torch.float64)
+    if x.device.type == "cuda":
+        dtype(op, "x", x, *wide, *HALF, hint="convert it with .float()")
+    else:
+        dtype(op, "x", x, *wide, hint="convert it with .float(), or move it to CUDA, which takes half as well")
+    want_step = torch.float32 if x.dtype in HALF else x.dtype
+    dtype(op, "step", step, want_step, hint=f"convert it with .to({want_step})")
     dtype(op, "zero_point", zero_point, torch.int32, hint="convert it with .to(torch.int32)")
     axis(op, x, axis_)
     want = [(), (1,)] if axis_ is None else [(x.shape[axis_],)]
@@ -46,10 +53,49 @@ def quantizer(op: str, x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, q
 
 def positive_step(op: str, step: Tensor) -> None:
     """Refuse a step that is not positive and finite; reads the value, so for CPU tensors only."""
-    valid = (step > 0) & (step < math.inf)
-    if not bool(valid.all()):
-        worst = step[~valid].flatten()[0].item()
+    if step.numel() == 0:
+        return
+    low, high = step.aminmax()  # NaN if any is
+    if not 0 < low.item() <= high.item() < math.inf:
+        worst = step[~((step > 0) & (step < math.inf))].flatten()[0].item()
         raise ValueError(f"[{op}] step={worst} is not supported; every step must be positive and finite")
+
+
+def like(op: str, name: str, value: Tensor, x: Tensor) -> None:
+    """Refuse a tensor that does not have the shape, dtype and device of x."""
+    if (value.shape, value.dtype, value.device) != (x.shape, x.dtype, x.device):
+        got, want = (f"{list(each.shape)} of {each.dtype} on {each.device}" for each in (value, x))
+        raise ValueError(f"[{op}] {name}={got} is not supported; it must be like x, {want}")
+
+
+def output(op: str, out: Tensor, x: Tensor, grad: Tensor | None, step: Tensor, zero_point: Tensor) -> None:
+    """Refuse an `out` into which the result for x, or the gradient of x, cannot be written in place."""
+    like(op, "out", out, x)
+    inputs = {"x": x, "step": step, "zero_point": zero_point} | ({} if grad is None else {"grad": grad})
+    if torch.is_grad_enabled():
+        for name, value in (*inputs.items(), ("out", out)):
+            if value.requires_grad:
+                raise ValueError(
+                    f"[{op}] out= is not supported while gradients are recorded for {name}, since autograd does not "
+                    f"see what is written; leave out= away, or call it under torch.no_grad()"
+                )
+    if memory_order(x) is None:
+        raise ValueError(
+            f"[{op}] x strides={x.stride()} is not supported with out=; "
+            f"x must be dense, without gaps or repetitions: pass x.contiguous()"
+        )
+    for name, value in (("out", out), ("grad", out if grad is None else grad)):
+        if not same_layout(value, x):
+            raise ValueError(
+                f"[{op}] {name} strides={value.stride()} is not supported with out=; "
+                f"they must be those of x, {x.stride()}, as in torch.empty_like(x)"
+            )
+    start, end = span(out)
+    for name, value in inputs.items():
+        first, last = span(value)
+        same = first == start and name in ("x", "grad")
+        if first < end and start < last and not same:
+            raise ValueError(f"[{op}] out overlaps {name} in memory; it must be apart from it, or x or grad itself")
 
 
 def bit_widths(op: str, bits: Iterable[int]) -> tuple[int, ...]:
@@ -112,3 +158,38 @@ def cost_range(op: str, bits: Tensor, macs: Tensor, weights: Tensor) -> None:
                 f"[{op}] {len(value)} layers of {name} at up to {widest} bits cost up to {total}, "
                 f"more than int64 holds; count in larger units"
             )
+
+
+def packing(op: str, name: str, value: Tensor, bits: int, align: int) -> None:
+    """Refuse tensors, bit-widths and alignments that bit packing does not have."""
+    dtype(op, name, value, torch.uint8, hint="convert it with .to(torch.uint8)")
+    if value.dim() == 0:
+        raise ValueError(f"[{op}] {name} shape=[] is not supported; it must have at least one dimension")
+    bit_widths(op, [bits])
+    if isinstance(align, bool) or not isinstance(align, int) or align < 1:
+        raise ValueError(f"[{op}] align={align!r} is not supported; it must be an int of at least 1, in bytes")
+
+
+def codes_fit(op: str, codes: Tensor, bits: int, first: int | None) -> None:
+    """Refuse codes that do not fit into their bits, given the flat index of the first such code."""
+    if first is not None:
+        index: list[int] = []
+        for size in reversed(codes.shape):
+            first, at = divmod(first, size)
+            index.insert(0, at)
+        value = int(codes[tuple(index)])
+        raise ValueError(f"[{op}] codes{index}={value} is not supported; codes of {bits} bits are 0..{2**bits - 1}")
+
+
+def row_length(op: str, packed: Tensor, n: int, want: int) -> None:
+    """Refuse packed rows that n codes would not make."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+        raise ValueError(f"[{op}] n={n!r} is not supported; it must be an int of at least 0")
+    if packed.shape[-1] != want:
+        raise ValueError(f"[{op}] packed shape={list(packed.shape)} does not fit n={n}; rows must have {want} bytes")
+
+
+def padding(op: str, packed: Tensor, first: int | None) -> None:
+    """Refuse bits after the last code of a row, given the first such row."""
+    if first is not None:
+        raise ValueError(f"[{op}] row={first} of packed has bits set after its last code; they must be zero")

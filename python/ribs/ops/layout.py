@@ -20,8 +20,25 @@ def memory_order(x: Tensor) -> list[int] | None:
 
 def split(x: Tensor, order: list[int], axis: int | None) -> tuple[int, int, int]:
     """Give the sizes (outer, channels, inner) of dense memory around `axis`; no axis is one channel."""
-    if axis is None:
+    if axis is None or x.shape[axis] == 1:
         return 1, 1, x.numel()
     shape = [x.shape[d] for d in order]
     at = order.index(axis % x.dim())
     return prod(shape[:at]), shape[at], prod(shape[at + 1 :])
+
+
+def same_layout(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape have their elements at the same places; dimensions of 1 have no stride."""
+    if a.stride() == b.stride() or a.numel() == 0:
+        return True
+    strides = zip(a.shape, a.stride(), b.stride(), strict=True)
+    return all(size == 1 or one == other for size, one, other in strides)
+
+
+def span(x: Tensor) -> tuple[int, int]:
+    """Give the addresses of the first byte of a tensor and of the first after it."""
+    start = x.data_ptr()
+    if x.is_contiguous():
+        return start, start + x.nbytes
+    last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return start, start + (last + 1) * x.element_size()

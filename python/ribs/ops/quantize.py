@@ -8,9 +8,11 @@ from torch import Tensor
 from ribs import _core
 from ribs.ops import check, twin
 from ribs.ops.build import is_native, on, place
-from ribs.ops.layout import memory_order, split
+from ribs.ops.layout import memory_order, same_layout, split
 
 _OP = "fake_quantize"
+_OP_BACKWARD = "fake_quantize_backward"
+_ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # as in csrc/ops.h
 _FORWARD = "ribs::fake_quantize"
 _BACKWARD = "ribs::fake_quantize_backward"
 _ARGUMENTS = "Tensor x, Tensor step, Tensor zero_point, int qmin, int qmax, int? axis=None"
@@ -20,53 +22,128 @@ _library.define(f"fake_quantize({_ARGUMENTS}) -> Tensor")
 _library.define(f"fake_quantize_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor)")
 
 
-def fake_quantize(x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None = None) -> Tensor:
+def fake_quantize(
+    x: Tensor,
+    step: Tensor,
+    zero_point: Tensor,
+    qmin: int,
+    qmax: int,
+    axis: int | None = None,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
     """Round x to the values a quantizer can represent, with LSQ gradients of x and of the step.
 
     `q = clamp(rint(x / step) + zero_point, qmin, qmax)`, rounded half to even after a true division; the
     result is `(q - zero_point) * step`. NaN stays NaN and infinities clamp. The gradient of x passes where
     `qmin <= u + zero_point <= qmax`, with `u = x / step`; that of the step is `rint(u) - u` there, and
     outside the bound relative to the zero point (Esser et al., Learned Step Size Quantization, 2019).
+    Half precision is computed in float32 and rounded once, at the end.
 
     Args:
-        x: float32 of any shape and memory format; float64 runs in plain torch.
-        step: dtype of x; a scalar or [1] without an axis, [channels] with one; positive and finite.
+        x: float32 of any shape and memory format, on CUDA float16 and bfloat16 as well; float64 runs in plain
+            torch.
+        step: dtype of x, float32 for half; a scalar or [1] without an axis, [channels] with one; positive and
+            finite.
         zero_point: int32, of the shape of step.
         qmin: the smallest code.
         qmax: the largest code.
         axis: the dimension of x with a step for each index; by default one step for the whole tensor.
+        out: where to write the result, by default a new tensor: like x, with the strides of x, which must be
+            dense; may be x itself. Not while gradients are recorded for x or step. Only float64 makes
+            temporaries.
 
-    Returns: a tensor like x.
+    Returns: a tensor like x, or `out`.
 
     Raises:
         TypeError: a dtype is not supported.
-        ValueError: shapes, devices or codes do not fit, or a step is not positive and finite. On CUDA such a
-            step gives NaN instead, since reading it would wait for the device.
+        ValueError: shapes, devices or codes do not fit, a step is not positive and finite, or `out` is not as
+            above. On CUDA such a step gives NaN instead, since reading it would wait for the device.
     """
-    result: Tensor = torch.ops.ribs.fake_quantize(x, step, zero_point, qmin, qmax, axis)
-    return result
-
-
-def _dense(x: Tensor) -> tuple[Tensor, list[int]]:
-    """Give x, or a copy of it in the memory format of `empty_like(x)`, and its order of dimensions."""
-    order = memory_order(x)
-    if order is None:
-        x = torch.empty_like(x).copy_(x)
-        order = memory_order(x)
-        assert order is not None
-    return x, order
-
-
-def _forward(x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None = None) -> Tensor:
+    if out is None:
+        result: Tensor = torch.ops.ribs.fake_quantize(x, step, zero_point, qmin, qmax, axis)
+        return result
     check.quantizer(_OP, x, step, zero_point, qmin, qmax, axis)
+    check.output(_OP, out, x, None, step, zero_point)
     if x.device.type == "cpu":
         check.positive_step(_OP, step)
-    if x.dtype != torch.float32 or not is_native(x.device):
-        return twin.fake_quantize(x, step, zero_point, qmin, qmax, axis)
-    out = torch.empty_like(x)
+    if _in_torch(x):
+        return out.copy_(twin.fake_quantize(x, step, zero_point, qmin, qmax, axis))
+    _run_forward(x, step, zero_point, qmin, qmax, axis, out)
+    _written(out)
+    return out
+
+
+def fake_quantize_backward(
+    grad: Tensor,
+    x: Tensor,
+    step: Tensor,
+    zero_point: Tensor,
+    qmin: int,
+    qmax: int,
+    axis: int | None = None,
+    *,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Give the LSQ gradients of x and of the step, as `fake_quantize` defines them, in one pass.
+
+    Args:
+        grad: the gradient of the result, like x.
+        x: as for `fake_quantize`, like the arguments after it.
+        step: the steps.
+        zero_point: the zero points.
+        qmin: the smallest code.
+        qmax: the largest code.
+        axis: the dimension of x with a step for each index.
+        out: where to write the gradient of x, by default a new tensor; as for `fake_quantize`. grad must then
+            have the strides of x as well; `out` may be x or grad itself.
+
+    Returns: the gradient of x, or `out`, and the gradient of the step, like step; the latter is summed in
+    double precision, in an order that does not depend on threads.
+
+    Raises:
+        TypeError: a dtype is not supported.
+        ValueError: as for `fake_quantize`.
+    """
+    if out is None:
+        result: tuple[Tensor, Tensor] = torch.ops.ribs.fake_quantize_backward(
+            grad, x, step, zero_point, qmin, qmax, axis
+        )
+        return result
+    check.quantizer(_OP_BACKWARD, x, step, zero_point, qmin, qmax, axis)
+    check.like(_OP_BACKWARD, "grad", grad, x)
+    check.output(_OP_BACKWARD, out, x, grad, step, zero_point)
+    if _in_torch(x):
+        grad_x, grad_step = twin.fake_quantize_backward(grad, x, step, zero_point, qmin, qmax, axis)
+        return out.copy_(grad_x), grad_step
+    grad_step = _run_backward(grad, x, step, zero_point, qmin, qmax, axis, out)
+    _written(out)
+    return out, grad_step
+
+
+def _in_torch(x: Tensor) -> bool:
+    return x.dtype not in _ELEMENTS or not is_native(x.device)
+
+
+def _written(out: Tensor) -> None:
+    """Tell autograd that `out` changed, so that it refuses to use what it had saved of it."""
+    if not out.is_inference():
+        torch.autograd.graph.increment_version(out)
+
+
+def _dense(x: Tensor) -> Tensor:
+    """Give x, or a copy of it in the memory format of `empty_like(x)`."""
+    return x if memory_order(x) is not None else torch.empty_like(x).copy_(x)
+
+
+def _run_forward(
+    x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None, out: Tensor
+) -> None:
+    """Write the result for a dense x into `out`, which has its strides."""
     if x.numel() == 0:
-        return out
-    x, order = _dense(x)
+        return
+    order = memory_order(x)
+    assert order is not None
     step, zero_point = step.contiguous(), zero_point.contiguous()
     with on(x.device):
         _core.fake_quantize(
@@ -74,11 +151,61 @@ def _forward(x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, 
             step.data_ptr(),
             zero_point.data_ptr(),
             out.data_ptr(),
+            _ELEMENTS[x.dtype],
             *split(x, order, axis),
             qmin,
             qmax,
             *place(x.device),
         )
+
+
+def _run_backward(
+    grad: Tensor,
+    x: Tensor,
+    step: Tensor,
+    zero_point: Tensor,
+    qmin: int,
+    qmax: int,
+    axis: int | None,
+    grad_x: Tensor,
+) -> Tensor:
+    """Write the gradient of a dense x into `grad_x`, with grad and grad_x of its strides; returns that of step."""
+    grad_step = torch.empty_like(step)
+    if x.numel() == 0:
+        return grad_step.zero_()
+    order = memory_order(x)
+    assert order is not None
+    step, zero_point = step.contiguous(), zero_point.contiguous()
+    sums = grad_step if grad_step.is_contiguous() else torch.empty_like(step)
+    sizes = split(x, order, axis)
+    size = _core.fake_quantize_partials(*sizes) if x.device.type == "cuda" else 0
+    partials = torch.empty(size, dtype=torch.float64, device=x.device)
+    with on(x.device):
+        _core.fake_quantize_backward(
+            grad.data_ptr(),
+            x.data_ptr(),
+            step.data_ptr(),
+            zero_point.data_ptr(),
+            grad_x.data_ptr(),
+            sums.data_ptr(),
+            partials.data_ptr(),
+            _ELEMENTS[x.dtype],
+            *sizes,
+            qmin,
+            qmax,
+            *place(x.device),
+        )
+    return grad_step if sums is grad_step else grad_step.copy_(sums)
+
+
+def _forward(x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None = None) -> Tensor:
+    check.quantizer(_OP, x, step, zero_point, qmin, qmax, axis)
+    if x.device.type == "cpu":
+        check.positive_step(_OP, step)
+    if _in_torch(x):
+        return twin.fake_quantize(x, step, zero_point, qmin, qmax, axis)
+    out = torch.empty_like(x)
+    _run_forward(_dense(x), step, zero_point, qmin, qmax, axis, out)
     return out
 
 
@@ -91,37 +218,14 @@ def _backward(
     qmax: int,
     axis: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    check.quantizer(_OP, x, step, zero_point, qmin, qmax, axis)
-    check.dtype(_OP, "grad", grad, x.dtype, hint=f"convert it with .to({x.dtype})")
-    if grad.shape != x.shape:
-        raise ValueError(f"[{_OP}] grad shape={list(grad.shape)} differs from that of x, {list(x.shape)}")
-    if x.dtype != torch.float32 or not is_native(x.device):
+    check.quantizer(_OP_BACKWARD, x, step, zero_point, qmin, qmax, axis)
+    check.like(_OP_BACKWARD, "grad", grad, x)
+    if _in_torch(x):
         return twin.fake_quantize_backward(grad, x, step, zero_point, qmin, qmax, axis)
-    grad_x, grad_step = torch.empty_like(x), torch.empty_like(step)
-    if x.numel() == 0:
-        return grad_x, grad_step.zero_()
-    x, order = _dense(x)
-    if grad.stride() != x.stride():
+    x, grad_x = _dense(x), torch.empty_like(x)
+    if not same_layout(grad, x):
         grad = torch.empty_like(x).copy_(grad)
-    step, zero_point = step.contiguous(), zero_point.contiguous()
-    sums = grad_step if grad_step.is_contiguous() else torch.empty_like(step)
-    sizes = split(x, order, axis)
-    partials = torch.empty(_core.fake_quantize_partials(*sizes), dtype=torch.float64, device=x.device)
-    with on(x.device):
-        _core.fake_quantize_backward(
-            grad.data_ptr(),
-            x.data_ptr(),
-            step.data_ptr(),
-            zero_point.data_ptr(),
-            grad_x.data_ptr(),
-            sums.data_ptr(),
-            partials.data_ptr(),
-            *sizes,
-            qmin,
-            qmax,
-            *place(x.device),
-        )
-    return grad_x, grad_step if sums is grad_step else grad_step.copy_(sums)
+    return grad_x, _run_backward(grad, x, step, zero_point, qmin, qmax, axis, grad_x)
 
 
 def _forward_fake(x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None = None) -> Tensor:
@@ -138,6 +242,8 @@ def _backward_fake(
     qmax: int,
     axis: int | None = None,
 ) -> tuple[Tensor, Tensor]:
+    check.quantizer(_OP_BACKWARD, x, step, zero_point, qmin, qmax, axis)
+    check.like(_OP_BACKWARD, "grad", grad, x)
     return torch.empty_like(x), torch.empty_like(step)
 
 

@@ -28,7 +28,7 @@ def fake_quantize(x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: 
     """Round x to the values a quantizer can represent; see `ribs.ops.fake_quantize`."""
     u, step, low, high = _relative(x, step, zero_point, qmin, qmax, axis)
     # An integer code has no negative zero; adding +0 removes it. clamp keeps NaN.
-    return (u.round().clamp(low, high) + 0.0) * step
+    return ((u.round().clamp(low, high) + 0.0) * step).to(x.dtype)
 
 
 def fake_quantize_backward(
@@ -59,6 +59,7 @@ def _relative(
     shape = [1] * x.dim()
     if axis is not None:
         shape[axis] = -1
+    x = x.float() if x.dtype in check.HALF else x
     valid = (step > 0) & (step < torch.inf)
     step = torch.where(valid, step, torch.nan).reshape(shape)
     zero_point = zero_point.reshape(shape)
@@ -148,3 +149,36 @@ def config_cost(bits: Tensor, macs: Tensor, weights: Tensor) -> ConfigCost:
     check.cost_arguments("config_cost", bits, macs, weights)
     weight, activation = bits.to(torch.int64).unbind(-1)
     return ConfigCost((macs * weight * activation).sum(1), (weights * weight).sum(1))
+
+
+def pack_bits(codes: Tensor, bits: int, *, align: int = 1) -> Tensor:
+    """Pack codes of a few bits into bytes; see `ribs.ops.pack_bits`."""
+    check.packing("pack_bits", "codes", codes, bits, align)
+    check.codes_fit("pack_bits", codes, bits, first_at(codes.int() >= 2**bits))
+    stream = (codes[..., None] >> torch.arange(bits, device=codes.device) & 1).flatten(-2)
+    stream = torch.nn.functional.pad(stream, (0, 8 * row_bytes(codes.shape[-1], bits, align) - stream.shape[-1]))
+    powers = 1 << torch.arange(8, device=codes.device)
+    packed: Tensor = (stream.unflatten(-1, (-1, 8)) * powers).sum(-1)
+    return packed.to(torch.uint8)
+
+
+def unpack_bits(packed: Tensor, bits: int, n: int, *, align: int = 1) -> Tensor:
+    """Unpack codes of a few bits from bytes; see `ribs.ops.unpack_bits`."""
+    check.packing("unpack_bits", "packed", packed, bits, align)
+    check.row_length("unpack_bits", packed, n, row_bytes(n, bits, align))
+    stream = (packed[..., None] >> torch.arange(8, device=packed.device) & 1).flatten(-2)
+    check.padding("unpack_bits", packed, first_at(stream[..., n * bits :].any(-1)))
+    powers = 1 << torch.arange(bits, device=packed.device)
+    codes: Tensor = (stream[..., : n * bits].unflatten(-1, (n, bits)) * powers).sum(-1)
+    return codes.to(torch.uint8)
+
+
+def row_bytes(n: int, bits: int, align: int) -> int:
+    """Give the bytes that a row of n codes takes, a multiple of `align`."""
+    return -(-n * bits // (8 * align)) * align
+
+
+def first_at(found: Tensor) -> int | None:
+    """Give the index of the first True among all values, or None."""
+    at = found.flatten().nonzero()
+    return int(at[0]) if len(at) else None

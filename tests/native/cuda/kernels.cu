@@ -55,9 +55,8 @@ struct Quantization {
     }
     FakeQuantizeParams forward(std::vector<float>& out) const {
         out.assign(x.size(), kUnset);
-        return {x.data(),    step.data(), zero_point.data(),
-                out.data(),  shape.outer, shape.channels,
-                shape.inner, 0,           15};
+        return {x.data(),    step.data(),    zero_point.data(), out.data(), Element::kFloat32,
+                shape.outer, shape.channels, shape.inner,       0,          15};
     }
     FakeQuantizeBackwardParams backward(std::vector<float>& grad_x, std::vector<float>& grad_step,
                                         std::vector<double>& partials) const {
@@ -72,6 +71,7 @@ struct Quantization {
                 grad_x.data(),
                 grad_step.data(),
                 partials.data(),
+                Element::kFloat32,
                 shape.outer,
                 shape.channels,
                 shape.inner,
