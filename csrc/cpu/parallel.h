@@ -45,7 +45,13 @@ void parallel_for(int64_t count, int threads, const Body& body) {
         }
     };
     std::vector<std::thread> pool;
-    for (int worker = 1; worker < workers; ++worker) pool.emplace_back(work, worker);
+    pool.reserve(static_cast<size_t>(workers - 1));
+    try {
+        for (int worker = 1; worker < workers; ++worker) pool.emplace_back(work, worker);
+    } catch (...) {
+        // The system has no more threads or memory. Those that started and this one do the work: to leave
+        // here would destroy threads that run, which ends the process.
+    }
     work(0);
     for (std::thread& thread : pool) thread.join();
     if (error) std::rethrow_exception(error);
