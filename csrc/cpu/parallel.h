@@ -10,7 +10,8 @@
 
 /// Compiles a hot loop once per instruction set and picks at load time. No clone contracts or reorders, so
 /// all of them give the same bits. Not under ThreadSanitizer, which is not up yet when the loader picks.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
+#if defined(RIBS_CLONES)  // a test chooses the instruction set
+#elif defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_THREAD__)
 #define RIBS_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
