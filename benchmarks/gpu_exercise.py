@@ -2,12 +2,15 @@
 
 import argparse
 import inspect
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ribs import ops
+from ribs.ops import twin
 
 # Around a warp, a block and a segment of a sum; channels last; one channel; no channels.
 SHAPES = [(1,), (31,), (33, 2), (257,), (3, 5, 7), (2, 3, 64, 65), (65, 40), (1, 4097), (0, 3)]
@@ -19,25 +22,52 @@ def same(name: str, found: Tensor, wanted: Tensor, **tolerance: float) -> None:
     torch.testing.assert_close(found.cpu(), wanted, equal_nan=True, msg=lambda text: f"{name}: {text}", **tolerance)
 
 
-def fake_quantize(device: torch.device) -> None:
-    def run(x: Tensor, step: Tensor, zero_point: Tensor, grad: Tensor, axis: int | None) -> tuple[Tensor, ...]:
-        x, step = x.detach().requires_grad_(), step.detach().requires_grad_()
-        out = ops.fake_quantize(x, step, zero_point, 0, 15, axis)
-        out.backward(grad)
-        return out.detach(), x.grad, step.grad
-
-    for shape in SHAPES:
+def quantizations(device: torch.device) -> Iterator[tuple[str, Tensor, Tensor, tuple[Any, ...]]]:
+    """Yield a name, a gradient, an x and the arguments after it, on the CPU, for each case a device has kernels for."""
+    half = [torch.float16, torch.bfloat16] if device.type == "cuda" else []
+    for dtype, shape in itertools.product([torch.float32, *half], SHAPES):
         for axis in [None, *range(len(shape))]:
             channels = () if axis is None else (shape[axis],)
             x, grad = torch.randn(shape), torch.randn(shape)
             x[x > 2] = torch.inf
-            values = (x, torch.rand(channels) + 0.1, torch.full(channels, 7, dtype=torch.int32), grad)
-            name = f"fake_quantize {shape} axis={axis}"
-            out, grad_x, grad_step = run(*(value.to(device) for value in values), axis)
-            want, want_x, want_step = run(*values, axis)
-            same(name, out, want)
-            same(f"{name}, gradient", grad_x, want_x)
-            same(f"{name}, gradient of the step", grad_step, want_step, rtol=1e-5, atol=1e-5)
+            step, zero_point = torch.rand(channels) + 0.1, torch.full(channels, 7, dtype=torch.int32)
+            yield f"{dtype} {shape} axis={axis}", grad.to(dtype), x.to(dtype), (step, zero_point, 0, 15, axis)
+
+
+def on(device: torch.device, values: tuple[Any, ...]) -> list[Any]:
+    return [value.to(device) if isinstance(value, Tensor) else value for value in values]
+
+
+def shifted(x: Tensor) -> Tensor:
+    """Copy to an address that a kernel must not read many elements at once from."""
+    return torch.cat((x.new_zeros(1), x.flatten()))[1:].view(x.shape)
+
+
+def fake_quantize(device: torch.device) -> None:
+    for case, _, x, rest in quantizations(device):
+        wanted = (ops if x.dtype == torch.float32 else twin).fake_quantize(x, *rest)
+        there, arguments = x.to(device), on(device, rest)
+        same(f"fake_quantize {case}", ops.fake_quantize(there, *arguments), wanted)
+        same(f"fake_quantize {case}, misaligned", ops.fake_quantize(shifted(there), *arguments), wanted)
+        same(f"fake_quantize {case}, in place", ops.fake_quantize(there, *arguments, out=there), wanted)
+
+
+def fake_quantize_backward(device: torch.device) -> None:
+    for case, grad, x, rest in quantizations(device):
+        backward = (ops if x.dtype == torch.float32 else twin).fake_quantize_backward
+        want_x, want_step = backward(grad, x, *rest)
+        grad_there, there, *arguments = on(device, (grad, x, *rest))
+        leaf, step = there.clone().requires_grad_(), arguments[0].clone().requires_grad_()
+        ops.fake_quantize(leaf, step, *arguments[1:]).backward(grad_there)
+        found = {
+            "": ops.fake_quantize_backward(grad_there, there, *arguments),
+            ", by autograd": (leaf.grad, step.grad),
+            ", misaligned": ops.fake_quantize_backward(grad_there, shifted(there), *arguments),
+            ", in place": ops.fake_quantize_backward(grad_there, there, *arguments, out=grad_there),
+        }
+        for how, (grad_x, grad_step) in found.items():
+            same(f"fake_quantize_backward {case}{how}", grad_x, want_x)
+            same(f"fake_quantize_backward {case}{how}, of the step", grad_step, want_step, rtol=1e-5, atol=1e-5)
 
 
 def search_steps(device: torch.device) -> None:
@@ -49,6 +79,13 @@ def search_steps(device: torch.device) -> None:
             wanted = ops.search_steps(x, [2, 4], symmetric=symmetric, axis=0)
             for part, want in zip(found, wanted, strict=True):
                 same(f"search_steps [{rows}, {n}] symmetric={symmetric}", part, want)
+
+
+def sketch(device: torch.device) -> None:
+    for n in (1, 1025, 20001):
+        x = torch.randn(n).relu() - 0.1
+        for name, part in vars(ops.sketch(x.to(device))).items():
+            same(f"sketch [{n}].{name}", part, getattr(ops.sketch(x), name))
 
 
 def config_cost(device: torch.device) -> None:
@@ -69,26 +106,9 @@ def packed(device: torch.device) -> None:
             same(f"unpack_bits {shape} bits={bits}", ops.unpack_bits(found, bits, shape[-1]), codes)
 
 
-def gradients(device: torch.device) -> None:
-    for shape in [(33, 2), (2, 3, 64, 65)]:
-        x, grad = torch.randn(shape), torch.randn(shape)
-        values = (grad, x, torch.tensor(0.1), torch.tensor(7, dtype=torch.int32))
-        found = ops.fake_quantize_backward(*(value.to(device) for value in values), 0, 15)
-        wanted = ops.fake_quantize_backward(*values, 0, 15)
-        same(f"fake_quantize_backward {shape}", found[0], wanted[0])
-        same(f"fake_quantize_backward {shape}, step", found[1], wanted[1], rtol=1e-5, atol=1e-5)
-
-
-def sketch(device: torch.device) -> None:
-    for n in (1, 1025, 20001):
-        x = torch.randn(n).relu() - 0.1
-        for name, part in vars(ops.sketch(x.to(device))).items():
-            same(f"sketch [{n}].{name}", part, getattr(ops.sketch(x), name))
-
-
 EXERCISES: dict[str, Callable[[torch.device], None]] = {
     "fake_quantize": fake_quantize,
-    "fake_quantize_backward": gradients,
+    "fake_quantize_backward": fake_quantize_backward,
     "search_steps": search_steps,
     "sketch": sketch,
     "config_cost": config_cost,

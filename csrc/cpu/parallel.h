@@ -10,7 +10,8 @@
 
 /// Compiles a hot loop once per instruction set and picks at load time. No clone contracts or reorders, so
 /// all of them give the same bits. Not under ThreadSanitizer, which is not up yet when the loader picks.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
+#if defined(RIBS_CLONES)  // a test chooses the instruction set
+#elif defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_THREAD__)
 #define RIBS_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
@@ -52,7 +53,13 @@ void parallel_for(int64_t count, int threads, const Body& body) {
         }
     };
     std::vector<std::thread> pool;
-    for (int worker = 1; worker < workers; ++worker) pool.emplace_back(work, worker);
+    pool.reserve(static_cast<size_t>(workers - 1));
+    try {
+        for (int worker = 1; worker < workers; ++worker) pool.emplace_back(work, worker);
+    } catch (...) {
+        // The system has no more threads or memory. Those that started and this one do the work: to leave
+        // here would destroy threads that run, which ends the process.
+    }
     work(0);
     for (std::thread& thread : pool) thread.join();
     if (error) std::rethrow_exception(error);

@@ -1,6 +1,8 @@
+#include <algorithm>
 #include <random>
 
 #include "check.h"
+#include "core/packing.h"
 #include "ops.h"
 
 // The CPU operators on several threads: the same bits as on one, and no race for ThreadSanitizer to find.
@@ -77,6 +79,53 @@ TEST(config_cost_does_not_depend_on_threads) {
         return bops;
     };
     for (const int threads : kThreads) CHECK(bops_on(threads) == bops_on(1));
+}
+
+/// Packs rows of codes and unpacks them again: everything that came out.
+std::vector<uint8_t> pack_and_unpack(const std::vector<uint8_t>& codes, int64_t rows, int bits, int threads) {
+    const int64_t n = static_cast<int64_t>(codes.size()) / rows, bytes = packed_bytes(n, bits) + 3;
+    std::vector<uint8_t> packed(static_cast<size_t>(rows * bytes), 0xa5);
+    int64_t invalid = 0;
+    cpu::pack_bits({codes.data(), packed.data(), &invalid, rows, n, bytes, bits}, threads);
+    CHECK_EQ(invalid, std::numeric_limits<int64_t>::max());
+    std::vector<uint8_t> back(codes.size(), 0xa5);
+    cpu::unpack_bits({packed.data(), back.data(), &invalid, rows, n, bytes, bits}, threads);
+    CHECK_EQ(invalid, std::numeric_limits<int64_t>::max());
+    CHECK(back == codes);
+    return packed;
+}
+
+TEST(packing_does_not_depend_on_threads) {
+    std::mt19937 random(3);
+    for (const int bits : {1, 3, 8})
+        for (const int64_t rows : {1, 7, 40'000}) {
+            std::vector<uint8_t> codes(static_cast<size_t>(1'000'003 / rows * rows));
+            for (uint8_t& code : codes) code = static_cast<uint8_t>(random() % (1u << bits));
+            const std::vector<uint8_t> want = pack_and_unpack(codes, rows, bits, 1);
+            for (const int threads : kThreads) CHECK(pack_and_unpack(codes, rows, bits, threads) == want);
+        }
+}
+
+/// The first of several, whichever thread comes upon it.
+TEST(packing_finds_the_first_that_does_not_fit) {
+    constexpr int64_t kRows = 3, kCodes = 500'001, kBytes = (kCodes * 3 + 7) / 8;
+    std::vector<uint8_t> codes(kRows * kCodes), packed(kRows * kBytes);
+    int64_t invalid = 0;
+    for (const int64_t bad : {kRows * kCodes - 1, int64_t{700'000}, int64_t{8}, int64_t{0}}) {
+        codes[static_cast<size_t>(bad)] = 8;
+        for (const int threads : kThreads) {
+            cpu::pack_bits({codes.data(), packed.data(), &invalid, kRows, kCodes, kBytes, 3}, threads);
+            CHECK_EQ(invalid, bad);
+        }
+    }
+    std::fill(packed.begin(), packed.end(), uint8_t{0});
+    for (const int64_t row : {2, 1, 0}) {
+        packed[static_cast<size_t>((row + 1) * kBytes - 1)] = 0x80;
+        for (const int threads : kThreads) {
+            cpu::unpack_bits({packed.data(), codes.data(), &invalid, kRows, kCodes, kBytes, 3}, threads);
+            CHECK_EQ(invalid, row);
+        }
+    }
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ namespace {
 using emulate::Order;
 
 void in_every_order(void (*body)()) {
-    for (const Order order : {Order::forward, Order::backward, Order::shuffled}) {
+    for (const Order order : emulate::kOrders) {
         emulate::order = order;
         body();
     }

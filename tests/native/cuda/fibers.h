@@ -31,6 +31,7 @@ namespace emulate {
 /// result in each.
 enum class Order { forward, backward, shuffled };
 inline Order order = Order::forward;
+constexpr Order kOrders[] = {Order::forward, Order::backward, Order::shuffled};
 
 /// What stands between <<< and >>>.
 struct Config {

@@ -2,6 +2,7 @@
 #include <random>
 
 #include "check.h"
+#include "core/packing.h"
 #include "fibers.h"
 #include "ops.h"
 
@@ -13,113 +14,6 @@ using emulate::Order;
 using namespace ribs;
 
 constexpr int kCpuThreads = 2;
-constexpr Order kOrders[] = {Order::forward, Order::backward, Order::shuffled};
-constexpr float kUnset = 12345.678f;
-
-struct Shape {
-    int64_t outer, channels, inner;
-    int64_t count() const { return outer * channels * inner; }
-};
-
-const Shape kShapes[] = {
-    {1, 1, 1},      {1, 1, 31},  {1, 1, 255},  {1, 1, 256},  {1, 1, 257},  {1, 1, 9000},  // per tensor
-    {2, 3, 100},    {3, 5, 32},  {2, 2, 4096}, {1, 3, 4097}, {1, 2, 8500},                // wide rows
-    {1, 300, 1},    {300, 5, 1}, {64, 7, 3},   {65, 2, 31},  {129, 1, 2},                 // narrow rows
-    {1, 1, 300'000}                                                                       // many blocks
-};
-
-/// Values from far inside the codes to far outside, and some that are hostile.
-std::vector<float> values(int64_t count, std::mt19937& random, bool hostile) {
-    const float special[] = {0.0f, -0.0f, 0.5f, -0.5f, 1.5f, 1e-40f, 1e30f, -1e30f, INFINITY, -INFINITY, NAN};
-    std::normal_distribution<float> normal(0.0f, 2.0f);
-    std::vector<float> result(static_cast<size_t>(count));
-    for (float& value : result)
-        value = hostile && random() % 16 == 0 ? special[random() % 11] : normal(random);
-    return result;
-}
-
-/// One case: its inputs, and what the CPU says.
-struct Quantization {
-    Shape shape;
-    std::vector<float> x, grad, step;
-    std::vector<int32_t> zero_point;
-
-    Quantization(const Shape& shape_, bool hostile) : shape(shape_) {
-        std::mt19937 random(7);
-        x = values(shape.count(), random, hostile);
-        grad = values(shape.count(), random, false);
-        for (int64_t c = 0; c < shape.channels; ++c) {
-            step.push_back(0.05f + 0.3f * static_cast<float>(random() % 1000) / 1000.0f);
-            zero_point.push_back(static_cast<int32_t>(random() % 16));
-        }
-    }
-    FakeQuantizeParams forward(std::vector<float>& out) const {
-        out.assign(x.size(), kUnset);
-        return {x.data(),    step.data(),    zero_point.data(), out.data(), Element::kFloat32,
-                shape.outer, shape.channels, shape.inner,       0,          15};
-    }
-    FakeQuantizeBackwardParams backward(std::vector<float>& grad_x, std::vector<float>& grad_step,
-                                        std::vector<double>& partials) const {
-        grad_x.assign(x.size(), kUnset);
-        grad_step.assign(step.size(), kUnset);
-        partials.assign(static_cast<size_t>(fake_quantize_partials(shape.outer, shape.channels, shape.inner)),
-                        static_cast<double>(kUnset));
-        return {grad.data(),
-                x.data(),
-                step.data(),
-                zero_point.data(),
-                grad_x.data(),
-                grad_step.data(),
-                partials.data(),
-                Element::kFloat32,
-                shape.outer,
-                shape.channels,
-                shape.inner,
-                0,
-                15};
-    }
-};
-
-void check_same(const std::vector<float>& got, const std::vector<float>& want) {
-    CHECK_EQ(got.size(), want.size());
-    for (size_t i = 0; i < want.size(); ++i) CHECK_BITS(got[i], want[i]);
-}
-
-TEST(fake_quantize_is_that_of_the_cpu_bit_for_bit) {
-    for (const Shape& shape : kShapes) {
-        const Quantization q(shape, true);
-        std::vector<float> want, got;
-        cpu::fake_quantize(q.forward(want), kCpuThreads);
-        for (const Order order : kOrders) {
-            emulate::order = order;
-            cuda::fake_quantize(q.forward(got), nullptr);
-            check_same(got, want);
-        }
-    }
-}
-
-TEST(gradients_are_those_of_the_cpu) {
-    for (const bool hostile : {false, true})
-        for (const Shape& shape : kShapes) {
-            const Quantization q(shape, hostile);
-            std::vector<float> want_x, want_step, got_x, got_step, first_step;
-            std::vector<double> partials;
-            cpu::fake_quantize_backward(q.backward(want_x, want_step, partials), kCpuThreads);
-            for (const Order order : kOrders) {
-                emulate::order = order;
-                cuda::fake_quantize_backward(q.backward(got_x, got_step, partials), nullptr);
-                check_same(got_x, want_x);
-                for (size_t c = 0; c < got_step.size(); ++c) {
-                    // Another order of a sum of `terms` numbers; a float is what is left of the double.
-                    const double terms = static_cast<double>(shape.outer * shape.inner);
-                    CHECK_NEAR(got_step[c], want_step[c],
-                               1e-6 * (1.0 + std::abs(want_step[c])) + 1e-12 * terms);
-                }
-                if (order == Order::forward) first_step = got_step;
-                check_same(got_step, first_step);  // the tree is fixed: not one bit may depend on the order
-            }
-        }
-}
 
 TEST(config_cost_is_that_of_the_cpu) {
     std::mt19937_64 random(9);
@@ -139,7 +33,7 @@ TEST(config_cost_is_that_of_the_cpu) {
                                         weight_bits.data(), configs,     layers};
             };
             cpu::config_cost(params(want_bops, want_bits), kCpuThreads);
-            for (const Order order : kOrders) {
+            for (const Order order : emulate::kOrders) {
                 emulate::order = order;
                 std::vector<int64_t> bops(count, -1), weight_bits(count, -1);
                 cuda::config_cost(params(bops, weight_bits), nullptr);
@@ -147,6 +41,101 @@ TEST(config_cost_is_that_of_the_cpu) {
                 CHECK(weight_bits == want_bits);
             }
         }
+}
+
+struct Packing {
+    int64_t rows, n, bytes;
+    int bits;
+};
+
+/// What an operator on codes wrote, and what it says about its input.
+struct Written {
+    std::vector<uint8_t> bytes;
+    int64_t invalid;
+    bool operator==(const Written& other) const { return bytes == other.bytes && invalid == other.invalid; }
+};
+
+constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+
+/// Runs pack_bits or unpack_bits, as `run` calls it. The input begins `offset` bytes after an aligned
+/// address.
+template <class Params, class Run>
+Written written(const Packing& p, const std::vector<uint8_t>& input, int64_t size, int offset,
+                const Run& run) {
+    std::vector<uint8_t> from(static_cast<size_t>(offset), 0xa5);
+    from.insert(from.end(), input.begin(), input.end());
+    std::vector<uint8_t> to(static_cast<size_t>(offset + size), 0xa5);
+    int64_t invalid = kNone;
+    run(Params{from.data() + offset, to.data() + offset, &invalid, p.rows, p.n, p.bytes, p.bits});
+    CHECK(std::all_of(to.begin(), to.begin() + offset, [](uint8_t byte) { return byte == 0xa5; }));
+    to.erase(to.begin(), to.begin() + offset);
+    return {to, invalid};
+}
+
+Written packed(const Packing& p, const std::vector<uint8_t>& codes, bool on_cpu, int offset = 0) {
+    return written<PackBitsParams>(p, codes, p.rows * p.bytes, offset, [&](const PackBitsParams& params) {
+        on_cpu ? cpu::pack_bits(params, kCpuThreads) : cuda::pack_bits(params, nullptr);
+    });
+}
+
+Written unpacked(const Packing& p, const std::vector<uint8_t>& bytes, bool on_cpu, int offset = 0) {
+    return written<UnpackBitsParams>(p, bytes, p.rows * p.n, offset, [&](const UnpackBitsParams& params) {
+        on_cpu ? cpu::unpack_bits(params, kCpuThreads) : cuda::unpack_bits(params, nullptr);
+    });
+}
+
+/// Calls body(case, codes) for every number of bits, awkward lengths of rows, and bytes after the codes.
+template <class Body>
+void for_each_packing(const Body& body) {
+    std::mt19937 random(4);
+    for (int bits = 1; bits <= 8; ++bits)
+        for (const int64_t rows : {1, 3, 40})
+            for (const int64_t n : {1, 7, 8, 9, 63, 64, 65, 2049})
+                for (const int64_t padding : {0, 1, 5}) {
+                    std::vector<uint8_t> codes(static_cast<size_t>(rows * n));
+                    for (uint8_t& code : codes) code = static_cast<uint8_t>(random() % (1u << bits));
+                    body(Packing{rows, n, packed_bytes(n, bits) + padding, bits}, codes);
+                }
+}
+
+TEST(packing_is_that_of_the_cpu) {
+    for_each_packing([](const Packing& p, const std::vector<uint8_t>& codes) {
+        const Written want = packed(p, codes, true);
+        CHECK_EQ(want.invalid, kNone);
+        for (const Order order : emulate::kOrders) {
+            emulate::order = order;
+            CHECK(packed(p, codes, false) == want);
+            CHECK((unpacked(p, want.bytes, false) == Written{codes, kNone}));
+        }
+        CHECK(packed(p, codes, false, 3) == want);
+        CHECK((unpacked(p, want.bytes, false, 3) == Written{codes, kNone}));
+    });
+}
+
+/// Some codes are too large, or there are bits after the last of a row: the index of the first is that of the
+/// CPU.
+TEST(packing_refuses_what_the_cpu_refuses) {
+    std::mt19937 random(5);
+    for_each_packing([&](const Packing& p, std::vector<uint8_t> codes) {
+        std::vector<uint8_t> bytes = packed(p, codes, true).bytes;
+        for (int times = 0; times < 3; ++times) {
+            if (p.bits < 8) codes[random() % codes.size()] |= static_cast<uint8_t>(1u << p.bits);
+            const int64_t row = static_cast<int64_t>(random() % static_cast<unsigned>(p.rows));
+            const int64_t used = p.n * p.bits, unused = p.bytes * 8 - used;
+            if (unused > 0) {
+                const int64_t bit = used + static_cast<int64_t>(random() % static_cast<unsigned>(unused));
+                bytes[static_cast<size_t>(row * p.bytes + bit / 8)] |= static_cast<uint8_t>(1u << (bit % 8));
+            }
+        }
+        const int64_t bad_code = packed(p, codes, true).invalid, bad_row = unpacked(p, bytes, true).invalid;
+        CHECK_EQ(bad_code == kNone, p.bits == 8);
+        CHECK_EQ(bad_row == kNone, p.bytes * 8 == p.n * p.bits);
+        for (const Order order : emulate::kOrders) {
+            emulate::order = order;
+            CHECK_EQ(packed(p, codes, false).invalid, bad_code);
+            CHECK_EQ(unpacked(p, bytes, false).invalid, bad_row);
+        }
+    });
 }
 
 }  // namespace
