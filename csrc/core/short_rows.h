@@ -116,9 +116,9 @@ RIBS_HD bool tries_all(int64_t n, Codes codes) {
     return n <= kExactRow || n * codes.levels <= 1024;
 }
 
-/// The spacing of that grid, about as fine as half the distance of breakpoints.
+/// The spacing of that grid, finer than breakpoints lie apart.
 RIBS_HD int32_t short_spacing(Codes codes) {
-    return kOctave / (4 * codes.levels);
+    return kOctave / (3 * codes.levels);
 }
 
 /// One over step `place` of that grid, from the largest down.

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -137,3 +138,24 @@ def test_refuses(case: tuple, sketch: object) -> None:
 def test_a_sketch_has_neither_axes_nor_single_values(option: dict) -> None:
     with pytest.raises(ValueError, match="does not go with a sketch"):
         ops.search_steps(ops.sketch(torch.ones(3)), symmetric=True, **option)
+
+
+DAMAGE = {
+    "place_beyond": ("places", lambda p: p + 600, "places are not ascending"),
+    "place_negative": ("places", lambda p: p - 1000, "places are not ascending"),
+    "place_repeated": ("places", lambda p: p * 0 + 3, "places are not ascending"),
+    "not_finite": ("extremes", lambda e: e * math.inf, "not finite"),
+    "count_negative": ("counts", lambda c: -c, "do not fit its counts"),
+    "residual_large": ("residuals", lambda r: r + (1 << 40), "do not fit its counts"),
+    "count_added": ("counts", lambda c: c + 1, "totals do not fit"),
+    "short": ("counts", lambda c: c[1:], r"counts are torch.int64 \[\d+, 2048\]"),
+    "float": ("squares", lambda s: s.float(), "squares are torch.float32"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE.values(), ids=DAMAGE)
+def test_refuses_a_damaged_sketch(case: tuple) -> None:
+    name, damage, message = case
+    s = ops.sketch(torch.randn(500))
+    with pytest.raises(ValueError, match=r"\[search_steps\] .*" + message):
+        ops.search_steps(replace(s, **{name: damage(getattr(s, name))}), symmetric=True)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ribs.ops.layout import memory_order, same_layout, span
+from ribs.ops.sketch import BINS, CELLS, OCTAVES, RESIDUAL_BITS, Sketch
 
 MAX_CODE = 65536
 HALF = (torch.float16, torch.bfloat16)
@@ -133,6 +134,28 @@ def sketch_options(op: str, axis_: int | None, exact: bool) -> None:
         raise ValueError(f"[{op}] axis={axis_} does not go with a sketch, which has no axes; sketch each channel")
     if exact:
         raise ValueError(f"[{op}] exact=True does not go with a sketch, which has no single values; pass the tensor")
+
+
+def sketch(op: str, x: Sketch) -> None:
+    """Refuse tensors that no values can have led to: native code indexes by them."""
+    places, counts, residuals = x.places, x.counts, x.residuals
+    wrong = None
+    shapes = {"places": (len(places),), "counts": (len(places), BINS), "residuals": (len(places), BINS),
+              "squares": (CELLS,), "totals": (2,), "extremes": (2,)}  # fmt: skip
+    for name, shape in shapes.items():
+        part = getattr(x, name)
+        if part.dtype != (torch.float32 if name == "extremes" else torch.int64) or tuple(part.shape) != shape:
+            raise ValueError(f"[{op}] the sketch's {name} are {part.dtype} {list(part.shape)}; that is no sketch's")
+    if bool(((places < 0) | (places >= 2 * OCTAVES)).any()) or bool((places[1:] <= places[:-1]).any()):
+        wrong = "its places are not ascending numbers of octaves"
+    elif bool((places % OCTAVES == OCTAVES - 1).any()) or not bool(x.extremes.isfinite().all()):
+        wrong = "it holds values that are not finite"
+    elif bool((counts < 0).any()) or bool(((residuals < 0) | (residuals > counts << RESIDUAL_BITS)).any()):
+        wrong = "its sums of residuals do not fit its counts"
+    elif x.count < 1 or x.zeros < 0 or int(counts.sum()) + x.zeros != x.count or bool((x.squares < 0).any()):
+        wrong = "its totals do not fit its counts"
+    if wrong:
+        raise ValueError(f"[{op}] the sketch was damaged: {wrong}; make it again with ribs.ops.sketch")
 
 
 def finite(op: str, nan: int, infinite: int) -> None:

@@ -89,14 +89,15 @@ def search_steps(
 
     Raises:
         TypeError: x is not float32, or bits are not ints.
-        ValueError: a bit-width, the axis or p is out of range, an option does not go with a sketch, or x is
-            empty or not finite. On CUDA values that are not finite give NaN steps instead, since finding out
-            would wait for the device.
+        ValueError: a bit-width, the axis or p is out of range, an option does not go with a sketch, the sketch
+            is damaged, or x is empty or not finite. On CUDA values that are not finite give NaN steps instead,
+            since finding out would wait for the device.
     """
     widths = check.bit_widths(_OP, bits)
     check.power(_OP, p)
     if isinstance(x, Sketch):
         check.sketch_options(_OP, axis, exact)
+        check.sketch(_OP, x)
         found = _search_sketch(x, widths, symmetric)
         return found if p == 2 else _norm(found, *x.means(), widths, symmetric, p)
     check.searchable(_OP, x, axis)
