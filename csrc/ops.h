@@ -57,8 +57,9 @@ struct SearchStepsParams {
     const float* sorted;  ///< CUDA only: x sorted by row where exact
 };
 
-/// The sketch of n finite values, CPU only: `rows` octaves, each with its place (side * 256 + exponent), a
-/// count and a sum of residuals for each of 2048 bins. The arrays have room for 512 rows.
+/// The sketch of n values: `rows` octaves, each with its place (side * 256 + exponent), a count and a sum of
+/// residuals for each of 2048 bins. The arrays have room for 512 rows. The CPU fills the first `rows` of
+/// them; CUDA adds to zeros, every octave at its place, and leaves `places` alone.
 struct SketchParams {
     int64_t rows;
     int64_t* places;     ///< [rows]
@@ -66,7 +67,8 @@ struct SketchParams {
     int64_t* residuals;  ///< [rows, 2048]
     int64_t* squares;    ///< [272], see SquareCells
     int64_t* totals;     ///< [2]: count, zeros
-    float* extremes;     ///< [2]: minimum, maximum
+    float* extremes;     ///< [2]: minimum, maximum; NaN on CUDA where a value is not finite
+    void* workspace;     ///< CUDA only: 64 bytes
 };
 
 /// codes are [rows, n] of uint8, packed is [rows, bytes]: every row a little-endian stream of `bits` a code,
@@ -130,6 +132,8 @@ void fake_quantize(const FakeQuantizeParams& p, Stream stream);
 void fake_quantize_backward(const FakeQuantizeBackwardParams& p, Stream stream);
 /// MSE-optimal steps of every row for every bit-width.
 void search_steps(const SearchStepsParams& p, Stream stream);
+/// Reads n values twice and fills the sketch.
+void sketch(const float* x, int64_t n, const SketchParams& out, Stream stream);
 /// Bit operations and weight bits of every configuration.
 void config_cost(const ConfigCostParams& p, Stream stream);
 /// Packs codes of a few bits into bytes.

@@ -107,7 +107,7 @@ void register_search_steps(py::module_& m) {
 namespace {
 
 /// From the addresses of its tensors, in the order of the struct.
-SketchParams sketch_params(int64_t rows, const py::tuple& parts) {
+SketchParams sketch_params(int64_t rows, const py::tuple& parts, uintptr_t workspace) {
     const auto part = [&](size_t index) { return parts[index].cast<uintptr_t>(); };
     return {rows,
             pointer<int64_t>(part(0)),
@@ -115,23 +115,28 @@ SketchParams sketch_params(int64_t rows, const py::tuple& parts) {
             pointer<int64_t>(part(2)),
             pointer<int64_t>(part(3)),
             pointer<int64_t>(part(4)),
-            pointer<float>(part(5))};
+            pointer<float>(part(5)),
+            pointer<void>(workspace)};
 }
 
 }  // namespace
 
 void register_sketch(py::module_& m) {
-    m.def("sketch", [](uintptr_t x, int64_t n, const py::tuple& parts, int threads) {
-        SketchParams out = sketch_params(0, parts);
+    m.def("sketch", [](uintptr_t x, int64_t n, const py::tuple& parts, uintptr_t workspace, int threads,
+                       uintptr_t stream) {
+        SketchParams out = sketch_params(0, parts, workspace);
         const py::gil_scoped_release release;
-        cpu::sketch(pointer<const float>(x), n, out, threads);
+        if (threads > 0)
+            cpu::sketch(pointer<const float>(x), n, out, threads);
+        else
+            cuda::sketch(pointer<const float>(x), n, out, pointer<void>(stream));
         return out.rows;
     });
     m.def("search_sketch", [](int64_t rows, const py::tuple& parts, int64_t n, const py::tuple& bits,
                               bool symmetric, uintptr_t step, uintptr_t zero_point, uintptr_t mse,
                               uintptr_t lower_bound, uintptr_t nonfinite) {
         const std::vector<int32_t> widths = bit_widths(bits);
-        const SketchParams sketch = sketch_params(rows, parts);
+        const SketchParams sketch = sketch_params(rows, parts, 0);
         const SearchStepsParams p{nullptr,
                                   1,
                                   n,

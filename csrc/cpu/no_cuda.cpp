@@ -32,6 +32,9 @@ void fake_quantize_backward(const FakeQuantizeBackwardParams&, Stream) {
 void search_steps(const SearchStepsParams&, Stream) {
     refuse("search_steps");
 }
+void sketch(const float*, int64_t, const SketchParams&, Stream) {
+    refuse("sketch");
+}
 void config_cost(const ConfigCostParams&, Stream) {
     refuse("config_cost");
 }

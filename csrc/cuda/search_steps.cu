@@ -104,6 +104,8 @@ void fill_tails(const SearchStepsParams& p, const Workspace& work, Way way, cuda
     const unsigned rows = blocks(p.rows, 1);
     const dim3 octaves(2 * kOctaves, blocks(p.rows, 1, kMaxBlocks)), sides(2, blocks(p.rows, 1, kMaxBlocks));
     if (way == Way::format_bins) {
+        if (cudaMemsetAsync(work.counts, 0, static_cast<size_t>(work.cleared()), stream) != cudaSuccess)
+            check_launch("search_steps");
         sketch_rows(p, work, stream);
         octaves_kernel<<<octaves, kTailThreads, 0, stream>>>(p, work);
         state_kernel<<<blocks(p.rows, 32), 32, 0, stream>>>(p, work);
@@ -123,7 +125,34 @@ void fill_tails(const SearchStepsParams& p, const Workspace& work, Way way, cuda
     check_launch("search_steps");
 }
 
+/// The rest of a sketch, by one thread.
+__global__ void finish_kernel(SketchParams out, int64_t n) {
+    const RowExtremes& e = *static_cast<const RowExtremes*>(out.workspace);
+    const float2 ends = ends_of(e);
+    out.extremes[0] = ends.x;
+    out.extremes[1] = ends.y;
+    out.totals[0] = n;
+    out.totals[1] = static_cast<int64_t>(e.zeros);
+    SquareCells{out.squares}.carry();
+}
+
 }  // namespace
+
+void sketch(const float* x, int64_t n, const SketchParams& out, Stream opaque) {
+    static_assert(sizeof(RowExtremes) <= 64, "the workspace of a sketch");
+    SearchStepsParams p{};
+    p.x = x;
+    p.rows = 1;
+    p.n = n;
+    Workspace work;
+    work.counts = reinterpret_cast<unsigned long long*>(out.counts);
+    work.residuals = reinterpret_cast<unsigned long long*>(out.residuals);
+    work.squares = reinterpret_cast<long long*>(out.squares);
+    work.extremes = static_cast<RowExtremes*>(out.workspace);
+    sketch_rows(p, work, handle(opaque));
+    finish_kernel<<<1, 1, 0, handle(opaque)>>>(out, n);
+    check_launch("sketch");
+}
 
 void search_steps(const SearchStepsParams& p, Stream opaque) {
     const cudaStream_t stream = handle(opaque);

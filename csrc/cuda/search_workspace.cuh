@@ -33,17 +33,18 @@ inline Way way_of(int64_t n, bool exact) {
 
 /// The pieces of the workspace, as offsets into one allocation. `rows` of each; null where the way has none.
 struct Workspace {
-    RowState* state;
-    int64_t entries;  ///< tails of one side of a row
-    Tail* tails;      ///< [rows, 3, entries]: positive, negative, both
-    RowExtremes* extremes;
-    OctaveSums* octaves;            ///< [rows, 2 * kOctaves]
-    unsigned long long* counts;     ///< [rows, 2, kKeys]
-    unsigned long long* residuals;  ///< [rows, 2, kKeys]
-    long long* squares;             ///< [rows, kSquareCells]
-    Interval* intervals;            ///< [rows, widths, 2, kOpen]
+    RowState* state = nullptr;
+    int64_t entries = 0;    ///< tails of one side of a row
+    Tail* tails = nullptr;  ///< [rows, 3, entries]: positive, negative, both
+    RowExtremes* extremes = nullptr;
+    OctaveSums* octaves = nullptr;            ///< [rows, 2 * kOctaves]
+    unsigned long long* counts = nullptr;     ///< [rows, 2, kKeys]
+    unsigned long long* residuals = nullptr;  ///< [rows, 2, kKeys]
+    long long* squares = nullptr;             ///< [rows, kSquareCells]
+    Interval* intervals = nullptr;            ///< [rows, widths, 2, kOpen]
     int64_t bytes = 0;
 
+    Workspace() = default;
     Workspace(void* memory, int64_t rows, int64_t n, bool exact, int64_t widths) {
         const Way way = way_of(n, exact);
         const bool sketched = way == Way::format_bins, proven = sketched || way == Way::sorted;

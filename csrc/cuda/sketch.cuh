@@ -136,29 +136,38 @@ __global__ void bins_kernel(SearchStepsParams p, Workspace work, int32_t window)
     }
 }
 
+/// The smallest and largest value that extremes tell of; NaN where a value is not finite.
+__device__ inline float2 ends_of(const RowExtremes& e) {
+    if (e.largest >= 0x7f800000u) return {nanf(""), nanf("")};
+    float low = FLT_MAX, high = -FLT_MAX;
+    if (e.largest > 0) {
+        low = __uint_as_float(e.highest > kMagnitude ? e.highest : e.lowest);
+        high = __uint_as_float(e.positive >= 0 ? static_cast<unsigned>(e.positive) : e.lowest);
+    }
+    return {e.zeros > 0 && low > 0.0f ? 0.0f : low, e.zeros > 0 && high < 0.0f ? 0.0f : high};
+}
+
 /// How many octaves of both signs fit the shared memory of a block; asks the device once a call.
 inline int32_t shared_octaves() {
     int device = 0, bytes = 0;
     if (cudaGetDevice(&device) != cudaSuccess ||
         cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
-        check_launch("search_steps");
+        check_launch("sketch");
     return std::min(8, std::max(1, bytes / (2 * 2 * kRow * 4)));
 }
 
-/// Both reads of the rows.
+/// Both reads of the rows, which add to bins that are zero.
 inline void sketch_rows(const SearchStepsParams& p, const Workspace& work, cudaStream_t stream) {
     const dim3 grid(blocks(p.n, kPiece, 1024), blocks(p.rows, 1, kMaxBlocks));
-    if (cudaMemsetAsync(work.counts, 0, static_cast<size_t>(work.cleared()), stream) != cudaSuccess)
-        check_launch("search_steps");
     clear_extremes_kernel<<<blocks(p.rows, kThreads), kThreads, 0, stream>>>(work.extremes, p.rows);
     extremes_kernel<<<grid, kSketchThreads, 0, stream>>>(p, work);
-    check_launch("search_steps");
+    check_launch("sketch");
     const int32_t window = shared_octaves();
     const int bytes = window * 2 * 2 * kRow * 4;
     if (cudaFuncSetAttribute(bins_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) != cudaSuccess)
-        check_launch("search_steps");
+        check_launch("sketch");
     bins_kernel<<<grid, kSketchThreads, static_cast<size_t>(bytes), stream>>>(p, work, window);
-    check_launch("search_steps");
+    check_launch("sketch");
 }
 
 }  // namespace

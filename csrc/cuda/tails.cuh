@@ -165,23 +165,15 @@ __global__ void state_kernel(SearchStepsParams p, Workspace work) {
     for (int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; row < p.rows;
          row += static_cast<int64_t>(gridDim.x) * blockDim.x) {
         const RowExtremes e = work.extremes[row];
-        double low = DBL_MAX, high = -DBL_MAX;
-        if (e.largest > 0) {
-            low = static_cast<double>(__uint_as_float(e.highest > kMagnitude ? e.highest : e.lowest));
-            high = static_cast<double>(
-                __uint_as_float(e.positive >= 0 ? static_cast<unsigned>(e.positive) : e.lowest));
-        }
-        if (e.zeros > 0) {
-            low = smaller(low, 0.0);
-            high = larger(high, 0.0);
-        }
-        const bool finite = e.largest < 0x7f800000u;
-        RowState state = {{static_cast<double>(p.n), 0.0, low, high},
-                          !finite       ? 0
-                          : low == high ? 1
-                                        : 2,
-                          1,
-                          1};
+        const float2 ends = ends_of(e);
+        const bool finite = ends.x == ends.x;
+        RowState state = {
+            {static_cast<double>(p.n), 0.0, static_cast<double>(ends.x), static_cast<double>(ends.y)},
+            !finite            ? 0
+            : ends.x == ends.y ? 1
+                               : 2,
+            1,
+            1};
         if (!finite) atomicAdd(reinterpret_cast<unsigned long long*>(p.nonfinite), 1ull);
         if (state.usable == 2) {
             int64_t* const cells = reinterpret_cast<int64_t*>(work.squares + row * kSquareCells);

@@ -21,7 +21,7 @@ _WORKSPACE = 1 << 28  # bytes; CUDA takes the rows in portions that need no more
 def sketch(x: Tensor) -> Sketch:
     """Read a tensor once and keep what a step search needs to know of it; sketches add up exactly.
 
-    On the CPU one pass of native code; on other devices plain torch on that device.
+    One pass of native code on the CPU and two on CUDA, which is waited for; plain torch on other devices.
 
     Args:
         x: float32 of any layout, finite, not empty.
@@ -32,19 +32,26 @@ def sketch(x: Tensor) -> Sketch:
     """
     check.searchable("sketch", x, None)
     x = x.detach()
-    if x.device.type != "cpu":
+    if not is_native(x.device):
         return twin.sketch(x)
     row = twin.rows_of(x, None)
-    # Room for all octaves: memory that is not written to is never there.
-    places = torch.empty(2 * OCTAVES, dtype=torch.int64)
-    counts = torch.empty(2 * OCTAVES, BINS, dtype=torch.int64)
-    room = Sketch(
-        places, counts, torch.empty_like(counts), places.new_empty(CELLS), places.new_empty(2), torch.empty(2)
-    )
-    rows = _core.sketch(row.data_ptr(), row.numel(), _addresses(room), torch.get_num_threads())
+    # Room for all octaves: on the CPU, memory that is not written to is never there.
+    create = torch.zeros if x.device.type == "cuda" else torch.empty
+    counts, residuals = (create(2 * OCTAVES, BINS, dtype=torch.int64, device=x.device) for _ in range(2))
+    squares = create(CELLS, dtype=torch.int64, device=x.device)
+    places, totals = counts.new_empty(2 * OCTAVES), counts.new_empty(2)
+    room = Sketch(places, counts, residuals, squares, totals, torch.empty(2, device=x.device))
+    workspace = torch.empty(64, dtype=torch.uint8, device=x.device)
+    with on(x.device):
+        rows = _core.sketch(row.data_ptr(), row.numel(), _addresses(room), workspace.data_ptr(), *place(x.device))
+    if x.device.type == "cuda":
+        if not bool(room.extremes.isfinite().all()):
+            check.finite("sketch", int(x.isnan().sum()), int(x.isinf().sum()))
+        places = counts.any(1).nonzero().flatten()
+        return replace(room, places=places, counts=counts[places], residuals=residuals[places])
     if bool((places[:rows] % OCTAVES == OCTAVES - 1).any()):
         check.finite("sketch", int(x.isnan().sum()), int(x.isinf().sum()))
-    written = [part[:rows].clone() for part in (places, counts, room.residuals)]
+    written = [part[:rows].clone() for part in (places, counts, residuals)]
     return replace(room, places=written[0], counts=written[1], residuals=written[2])
 
 

@@ -156,4 +156,50 @@ TEST(rows_that_are_not_finite_are_marked) {
     }
 }
 
+/// A sketch, every octave at its place.
+struct Sketch {
+    std::vector<int64_t> places = std::vector<int64_t>(512), counts = std::vector<int64_t>(512 * 2048),
+                         residuals = counts, squares = std::vector<int64_t>(272),
+                         totals = std::vector<int64_t>(2);
+    std::vector<float> extremes = std::vector<float>(2);
+    uint64_t workspace[8];
+
+    SketchParams params() {
+        return {0,
+                places.data(),
+                counts.data(),
+                residuals.data(),
+                squares.data(),
+                totals.data(),
+                extremes.data(),
+                workspace};
+    }
+};
+
+TEST(sketches_are_those_of_the_cpu) {
+    for (const Data data : kAll)
+        for (const int64_t n : {1, 3000}) {
+            const std::vector<float> x = values(data, n);
+            Sketch want, got;
+            SketchParams written = want.params();
+            cpu::sketch(x.data(), n, written, 1);
+            cuda::sketch(x.data(), n, got.params(), nullptr);
+            CHECK(got.squares == want.squares);
+            CHECK(got.totals == want.totals);
+            CHECK(got.extremes == want.extremes);
+            int64_t met = 0;
+            for (int64_t row = 0; row < written.rows; ++row) {
+                const int64_t place = want.places[static_cast<size_t>(row)];
+                for (int64_t bin = 0; bin < 2048; ++bin) {
+                    const size_t from = static_cast<size_t>(row * 2048 + bin),
+                                 to = static_cast<size_t>(place * 2048 + bin);
+                    CHECK_EQ(got.counts[to], want.counts[from]);
+                    CHECK_EQ(got.residuals[to], want.residuals[from]);
+                    met += got.counts[to];
+                }
+            }
+            CHECK_EQ(met + got.totals[1], n);
+        }
+}
+
 }  // namespace
