@@ -29,7 +29,7 @@ def errors(x: torch.Tensor, found: ops.StepSearch, symmetric: bool, bits: range 
 
 @SIDES
 @pytest.mark.parametrize("data", DATA)
-@pytest.mark.parametrize("n", [9000, 100_000])
+@pytest.mark.parametrize("n", [9000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_a_sketch_bounds_the_least_error(n: int, data: str, symmetric: bool, device: torch.device) -> None:
     x = DATA[data](n)
     found = ops.StepSearch(*(each.cpu() for each in ops.search_steps(x.to(device), BITS, symmetric=symmetric)))
@@ -48,7 +48,7 @@ def test_a_sketch_bounds_the_least_error(n: int, data: str, symmetric: bool, dev
 
 @SIDES
 @pytest.mark.parametrize("data", DATA)
-@pytest.mark.parametrize("n", [7, 32, 33, 64, 500, 5000])
+@pytest.mark.parametrize("n", [7, 32, 33, 64, 500, pytest.param(5000, marks=pytest.mark.slow)])
 def test_exact_is_exact(n: int, data: str, symmetric: bool) -> None:
     x = DATA[data](n)
     found = ops.search_steps(x, BITS, symmetric=symmetric, exact=True)
