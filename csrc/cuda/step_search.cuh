@@ -108,15 +108,20 @@ struct BlockSearch {
         for (int32_t stage = 0; stage < kStages; ++stage) {
             const Stage s = refinement(stage);
             const int32_t center = best.index, steps = 2 * (s.radius / s.spacing) + 1;
-            Candidate own = best;
-            for (int32_t k = static_cast<int32_t>(threadIdx.x); k < steps;
-                 k += static_cast<int32_t>(blockDim.x)) {
-                const int32_t i = center - s.radius + k * s.spacing;
-                if (i < kSmallestIndex || i == center) continue;
-                const Candidate candidate = evaluate(i).best;
-                if (better(candidate, own)) own = candidate;
+            const int32_t k = static_cast<int32_t>(threadIdx.x), i = center - s.radius + k * s.spacing;
+            const bool tried = k < steps && i >= kSmallestIndex && i != center;
+            shared.best[k] = tried ? evaluate(i).best : best;
+            __syncthreads();
+            // One after another: of steps with the same codes, hence the same candidate, the first one tried
+            // is the center of the next stage.
+            if (k == 0) {
+                for (int32_t j = 0; j < steps; ++j)
+                    if (better(shared.best[j], best)) best = shared.best[j];
+                shared.best[0] = best;
             }
-            best = best_of(own, shared);
+            __syncthreads();
+            best = shared.best[0];
+            __syncthreads();
         }
         polish();
     }

@@ -1,4 +1,5 @@
 #include <cfloat>
+#include <iterator>
 #include <random>
 
 #include "check.h"
@@ -7,7 +8,7 @@
 #include "ops.h"
 
 // The step search of csrc/cuda against that of csrc/cpu: the same steps, zero points, errors and bounds, to
-// the bit.
+// the bit, in all orders of blocks and threads.
 
 namespace {
 
@@ -66,7 +67,10 @@ struct Search {
         return a;
     }
     void check() const {
+        static size_t turn = 0;  // each case in the next order: all orders, in the time of one
+        emulate::order = emulate::kOrders[turn++ % std::size(emulate::kOrders)];
         const Answers want = on_cpu(), got = on_cuda();
+        emulate::order = emulate::Order::forward;
         CHECK_EQ(got.nonfinite, want.nonfinite);
         for (size_t i = 0; i < want.step.size(); ++i) {
             CHECK_BITS(got.step[i], want.step[i]);
@@ -115,6 +119,17 @@ TEST(rows_are_searched_as_on_the_cpu) {
     for (const int64_t n : {65, 576}) check_all(1, n, false, kAll, {2, 8});
     check_all(1, 4608, false, {Data::heavy_tail, Data::outlier}, {8});
     check_all(1, 8192, false, {Data::post_relu}, {4});
+}
+
+/// Two steps of the first refinement have the same codes here, and the second one goes on from the first
+/// tried.
+TEST(ties_of_a_refinement_go_to_the_step_tried_first) {
+    std::mt19937 random(14);
+    std::normal_distribution<float> normal;
+    std::vector<float> x(401);
+    for (float& value : x) value = normal(random);
+    x.erase(x.begin(), x.begin() + 301);
+    for (const bool symmetric : {true, false}) Search{x, 1, 100, {4}, symmetric, false}.check();
 }
 
 TEST(sketched_rows_are_searched_as_on_the_cpu) {
