@@ -62,15 +62,14 @@ __device__ void suffix_sums(Tail* tails, int64_t entries) {
             tails[i] = own;
         }
     }
+    Tail* const carried = tails + entries;  // nothing in the end; even_kernel has no shared memory to spare
+    if (threadIdx.x == 0) *carried = {0.0, 0.0};
     __syncthreads();
     // The first entry of a segment now holds its total; bases are added up from the last segment down, and
     // written only when all have been read.
     for (int64_t from = 0; from < segments; from += blockDim.x) {
         const int64_t segment = segments - 1 - (from + threadIdx.x);
-        __shared__ Tail carried;
-        if (threadIdx.x == 0 && from == 0) carried = {0.0, 0.0};
-        __syncthreads();
-        Tail base = carried;
+        Tail base = *carried;
         const int64_t top = segments - 1 - from;
         for (int64_t s = top; s > segment && segment >= 0; --s)
             base = {base.count + tails[s * kSegment].count, base.sum + tails[s * kSegment].sum};
@@ -82,8 +81,8 @@ __device__ void suffix_sums(Tail* tails, int64_t entries) {
             for (int64_t i = segment * kSegment; i < end; ++i)
                 tails[i] = {base.count + tails[i].count, base.sum + tails[i].sum};
         }
-        if (threadIdx.x == blockDim.x - 1 || segment == 0)
-            carried = {base.count + total.count, base.sum + total.sum};
+        if (segment == 0 || (segment > 0 && threadIdx.x == blockDim.x - 1))
+            *carried = {base.count + total.count, base.sum + total.sum};
         __syncthreads();
     }
     if (threadIdx.x < 2) tails[entries + threadIdx.x] = {0.0, 0.0};
