@@ -40,15 +40,27 @@ struct StepBatch {
         for (int32_t z = first.first < last.first ? first.first : last.first; z <= last.last; ++z) {
             const double over = larger(up - (codes.levels - 1 - z) * largest, 0.0);
             const double under = larger(down - z * largest, 0.0);
-            // The winner's clipping shrinks towards the top of its interval, so it passes this test there
-            // too.
-            if (over * over + under * under <= best.error)
+            // Saves time only: what fails here would not count.
+            if (over * over + under * under <= best.error + rounding(all.square))
                 improved |= improve_window(row, all, codes, z, best);
         }
         return improved;
     }
 
   private:
+    /// Whether a candidate counts, by itself: if it were by the rest of its batch or by what was tried
+    /// before, devices would differ. A winner's clipping shrinks towards the top of its interval, so it
+    /// counts there.
+    RIBS_HD static bool counts(const Totals& all, Codes codes, double inverse, const Candidate& candidate,
+                               int32_t z) {
+        const ZeroPoints own = window_range(all.up(), all.down(), codes, inverse);
+        const double step = 1.0 / inverse;
+        const double over = larger(all.up() - (codes.levels - 1 - z) * step, 0.0);
+        const double under = larger(all.down() - z * step, 0.0);
+        return own.first <= z && z <= own.last &&
+               over * over + under * under <= candidate.error + rounding(all.square);
+    }
+
     /// Codes beyond the window all count alike, so `levels` of them are enough.
     RIBS_HD static ZeroPoints window_range(double up, double down, Codes codes, double inverse) {
         if (codes.symmetric) return zero_points(0, 0, codes);
@@ -71,7 +83,7 @@ struct StepBatch {
             }
         }
         // The error at the optimum is all.square - product^2 / square; few get past this, so few divide.
-        const double gain = all.square - best.error;
+        const double gain = all.square - best.error - rounding(all.square);
         int hits = 0;
         for (int j = 0; j < kSteps; ++j) hits += product[j] * product[j] >= gain * square[j] ? 1 : 0;
         if (hits == 0) return false;
@@ -81,7 +93,7 @@ struct StepBatch {
             const double optimum = float_step(product[j] / square[j]);
             const double error = all.square - optimum * (2.0 * product[j] - optimum * square[j]);
             const Candidate candidate = {error, optimum, codes.symmetric ? 0 : z, best.index};
-            if (!better(candidate, best)) continue;
+            if (!better(candidate, best) || !counts(all, codes, inverse[j], candidate, z)) continue;
             best = candidate;
             improved = true;
         }
@@ -91,7 +103,8 @@ struct StepBatch {
 
 /// No step below this one can beat `error`: the two ends of the row alone would be clipped by more.
 RIBS_HD double smallest_step(const Totals& all, Codes codes, double error) {
-    const double reach = sqrt(larger(error, 0.0));
+    // Twice what the test of a candidate allows, so that rounding does not rule out what passes that.
+    const double reach = sqrt(larger(error, 0.0) + 2.0 * rounding(all.square));
     const double up = larger(all.maximum - reach, 0.0), down = larger(-all.minimum - reach, 0.0);
     const double least = codes.symmetric ? larger(codes.levels > 2 ? up / (codes.levels / 2 - 1) : 0.0,
                                                   down / (codes.levels / 2))
