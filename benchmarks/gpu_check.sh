@@ -54,7 +54,8 @@ build() {
         "$PYTHON" -c "import $name" 2>/dev/null || missing+=("${name//_/-}")
     done
     if ((${#missing[@]})); then
-        "$PYTHON" -m pip install --no-index ${WHEELS:+--find-links "$WHEELS"} "${missing[@]}" || return
+        [[ -n ${WHEELS:-} ]] || { echo "missing: ${missing[*]}; give a folder of their wheels" && return 1; }
+        "$PYTHON" -m pip install --no-index --no-deps "$WHEELS"/*.whl || return
     fi
     RIBS_CUDA=ON CMAKE_ARGS=-DCMAKE_CUDA_ARCHITECTURES=native \
         "$PYTHON" -m pip install --no-build-isolation --no-deps --force-reinstall . || return

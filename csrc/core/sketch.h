@@ -27,6 +27,13 @@ RIBS_HD uint64_t double_bits(double x) {
     return bits;
 }
 
+/// The float with these bits.
+RIBS_HD float float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof(x));
+    return x;
+}
+
 /// The double with these bits.
 RIBS_HD double double_of(uint64_t bits) {
     double x;
@@ -99,6 +106,19 @@ struct OctaveSums {
     }
 };
 
+/// Octaves below the largest of some hundred values whose squares of residuals can be added up in 64 bits.
+constexpr int32_t kSquareReach = 15;
+
+/// The smallest of values that are not zero, as bits, from the highest and the lowest of their bits.
+RIBS_HD uint32_t least_of(uint32_t highest, uint32_t lowest) {
+    return highest > kMagnitude ? highest : lowest;  // the sign is the upper bit
+}
+
+/// The largest of them, from the highest of their bits as signed numbers and the lowest as unsigned ones.
+RIBS_HD uint32_t most_of(int32_t highest, uint32_t lowest) {
+    return highest >= 0 ? static_cast<uint32_t>(highest) : lowest;
+}
+
 /// Squares of residuals, added up exactly: cells[octave] counts the square of that octave's mantissa unit.
 /// Four units of a cell are one of the next, so sums can be carried upwards into one canonical form.
 struct SquareCells {
@@ -141,6 +161,7 @@ RIBS_HD int32_t first_kept(const OctaveSums* sums, int32_t last, double square) 
 /// How a row of few values is filed: even bins over its range, positions inside it as fixed-point integers.
 struct RowScale {
     static constexpr int32_t kPositionBits = 31;
+    static constexpr int32_t kCountShift = 48;  ///< a packed bin: count above, sum of positions below
 
     static constexpr int32_t kBinBits = 12;  ///< bins narrow beside a step of 8 bits
 
@@ -151,6 +172,12 @@ struct RowScale {
         return static_cast<uint32_t>(static_cast<int32_t>(fabs(static_cast<double>(x)) * scale));
     }
     RIBS_HD static uint32_t bin(uint32_t position) { return position >> (kPositionBits - kBinBits); }
+    /// What a position adds to its bin.
+    RIBS_HD static uint64_t one(uint32_t position) { return (uint64_t{1} << kCountShift) + position; }
+    RIBS_HD static double count(uint64_t word) { return static_cast<double>(word >> kCountShift); }
+    RIBS_HD static double positions(uint64_t word) {
+        return static_cast<double>(word & ((uint64_t{1} << kCountShift) - 1));
+    }
     RIBS_HD double unit() const { return power_of_two(exponent - kPositionBits); }
     RIBS_HD double bins_per_unit() const { return power_of_two(kBinBits - exponent); }
 };

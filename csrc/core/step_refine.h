@@ -8,12 +8,11 @@
 #include "core/moments.h"
 #include "core/step_search.h"
 
-// Which steps a search looks at. The number of values decides how:
-//   up to kExactRow   every vector of codes;
-//   up to kSwiftRow   a grid that gets finer around the best: the error of so few values is jagged, and a
-//   proof
-//                     that nothing better hides in it takes far longer than finding it;
-//   more, or exact    intervals between evaluated steps are split until a bound rules the rest out.
+// Which steps a search looks at. The number of values decides how. Up to kExactRow: every vector of codes. Up
+// to kShortRow: a fine grid, by the values themselves. Up to kSwiftRow: a grid that gets finer around the
+// best, by bins; the error of so few values is jagged, and a proof that nothing better hides in it takes far
+// longer than finding it. More, or exact: intervals between evaluated steps are split until a bound rules the
+// rest out.
 
 namespace ribs {
 

@@ -26,6 +26,12 @@ struct Candidate {
     int32_t index;
 };
 
+/// The best quantizer of one bit-width, and what no quantizer can go below (0 where nothing was proven).
+struct Answer {
+    Candidate best;
+    double lower;
+};
+
 /// The tie rule: smaller error, then larger step, then smaller zero point.
 RIBS_HD bool better(const Candidate& a, const Candidate& b) {
     if (a.error != b.error) return a.error < b.error;

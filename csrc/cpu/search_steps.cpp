@@ -79,6 +79,10 @@ Answer search_short(const float* x, const Totals& all, Codes codes) {
     return {search.best, larger(0.0, search.best.error - rounding(all.square))};
 }
 
+Codes codes_of(const SearchStepsParams& p, int64_t level) {
+    return {1 << p.bits[level], p.symmetric};
+}
+
 void write(const SearchStepsParams& p, int64_t row, int64_t level, const Answer& answer, double error) {
     const int64_t at = level * p.rows + row;
     const double n = static_cast<double>(p.n);
@@ -103,10 +107,8 @@ double row_error(const float* x, int64_t n, Quantizer q) {
 
 /// Writes the answer for a row whose values are at hand, with the error that they truly have.
 void write_row(const SearchStepsParams& p, int64_t row, int64_t level, const Answer& answer) {
-    const int64_t levels = int64_t{1} << p.bits[level], qmin = p.symmetric ? -levels / 2 : 0;
-    const Quantizer q =
-        make_quantizer(static_cast<float>(answer.best.step), answer.best.zero_point, qmin, qmin + levels - 1);
-    write(p, row, level, answer, row_error(p.x + row * p.n, p.n, q));
+    write(p, row, level, answer,
+          row_error(p.x + row * p.n, p.n, quantizer_of(answer.best, codes_of(p, level))));
 }
 
 // Not one template: compiled once per instruction set, with all that it calls.
@@ -120,10 +122,6 @@ RIBS_CLONES RIBS_FLATTEN Answer search_moments(const BinnedMoments<FormatBins>& 
 
 Answer search_moments(const SortedMoments& moments, Codes codes) {
     return StepSearch<SortedMoments, true>(moments, codes).proven(true);
-}
-
-Codes codes_of(const SearchStepsParams& p, int64_t level) {
-    return {1 << p.bits[level], p.symmetric};
 }
 
 void search_constant(const SearchStepsParams& p, int64_t row, const Totals& all) {

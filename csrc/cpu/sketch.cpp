@@ -13,7 +13,6 @@ namespace {
 
 constexpr int64_t kBlock = 512;     // values that stay in the first cache while they are looked at thrice
 constexpr int64_t kTask = 1 << 18;  // values a thread takes at a time
-constexpr int32_t kReach = 15;      // octaves below its largest value: a block of squares then fits 64 bits
 constexpr int64_t kAhead = 8192;    // values between what is read and what is fetched
 constexpr size_t kWords = size_t{2} * kOctaves << kSketchBits;
 
@@ -39,8 +38,8 @@ struct Extremes {
 
 RIBS_CLONES
 Extremes extremes(const uint32_t* bits, int64_t n) {
-    uint32_t highest = 0, lowest = 0xffffffffu, largest = 0,
-             smallest = 0xffffffffu;  // locals: these vectorise
+    // Locals, since these vectorise.
+    uint32_t highest = 0, lowest = 0xffffffffu, largest = 0, smallest = 0xffffffffu;
     int32_t positive = INT32_MIN;
     for (int64_t i = 0; i < n; ++i) {
         const uint32_t word = bits[i], magnitude = word & kMagnitude;
@@ -96,23 +95,9 @@ void scatter(const uint32_t* bits, int64_t n, uint64_t* words) {
     for (; i < n; ++i) add(bits[i]);
 }
 
-float as_float(uint32_t bits) {
-    float x;
-    std::memcpy(&x, &bits, sizeof(x));
-    return x;
-}
-
 void widen(SketchTotals& t, float least, float most) {
     t.minimum = std::min(t.minimum, least);
     t.maximum = std::max(t.maximum, most);
-}
-
-/// Takes the extreme values of a block, which has values that are not zero, into the totals.
-void merge_extremes(SketchTotals& t, const Extremes& e) {
-    const bool negative = e.highest > kMagnitude, positive = e.positive >= 0;
-    const float least = as_float(negative ? e.highest : e.lowest);
-    const float most = as_float(positive ? static_cast<uint32_t>(e.positive) : e.lowest);
-    widen(t, least, most);
 }
 
 }  // namespace
@@ -158,14 +143,14 @@ void BinTable::clear() {
 
 void BinTable::add_block(const uint32_t* bits, int64_t n, SketchTotals& totals) {
     const Extremes e = extremes(bits, n);
-    merge_extremes(totals, e);
+    widen(totals, float_of(least_of(e.highest, e.lowest)), float_of(most_of(e.positive, e.lowest)));
     const int32_t largest = static_cast<int32_t>(e.largest >> 23),
                   smallest = static_cast<int32_t>(e.smallest >> 23);
     first_ = std::min(first_, smallest);
     last_ = std::max(last_, largest);
     values_ += n;
     scatter(bits, n, words_.get());
-    const int32_t low = std::max(largest - kReach, 1);
+    const int32_t low = std::max(largest - kSquareReach, 1);
     const SquareCells cells{totals.squares};
     if (std::max(smallest, 1) >= low) {
         cells.add(low, residual_squares(bits, n, low));
@@ -183,7 +168,7 @@ void BinTable::add(const uint32_t* x, int64_t n, SketchTotals& totals) {
     bool sparse = false;  // whether the last block had zeros: then the next one will have some too
     for (int64_t at = 0; at < n; at += kBlock) {
         const int64_t size = std::min(kBlock, n - at);
-        prefetch(x + at + kAhead, std::min(kBlock, n - at - kAhead));
+        if (n - at > kAhead) prefetch(x + at + kAhead, std::min(kBlock, n - at - kAhead));
         int64_t filled = size;
         const uint32_t* block = x + at;
         if (sparse || has_zeros(x + at, size)) {

@@ -8,12 +8,6 @@
 
 namespace ribs::cpu {
 
-/// The best quantizer of one bit-width, and what no quantizer can go below (0 where nothing was proven).
-struct Answer {
-    Candidate best;
-    double lower;
-};
-
 /// Searches the steps of one bit-width on one set of moments.
 template <class Moments, bool kSlack>
 class StepSearch {

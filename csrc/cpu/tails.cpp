@@ -8,8 +8,6 @@
 namespace ribs::cpu {
 namespace {
 
-constexpr int kWordShift = 48;  // a packed bin of a row: count above, sum of positions below
-
 /// Turns entries, given by what lies in each, into suffix sums; entry(i) is called from the last to the
 /// first.
 template <class Entry>
@@ -81,13 +79,12 @@ BinnedMoments<EvenBins> Tails::of_row(const float* x, int64_t n, const RowScan& 
     for (int64_t i = 0; i < n; ++i) {
         const uint32_t position = positions_[static_cast<size_t>(i)];
         const size_t side = float_bits(x[i]) >> 31 << RowScale::kBinBits;
-        words_[side + RowScale::bin(position)] += (uint64_t{1} << kWordShift) + position;
+        words_[side + RowScale::bin(position)] += RowScale::one(position);
     }
     const double unit = scale.unit();
     const auto entry = [&](int64_t i) {
         const uint64_t word = words_[static_cast<size_t>(i)];
-        return Tail{static_cast<double>(word >> kWordShift),
-                    static_cast<double>(word & ((uint64_t{1} << kWordShift) - 1)) * unit};
+        return Tail{RowScale::count(word), RowScale::positions(word) * unit};
     };
     suffix_sums(negative_, bins, [&](int64_t i) { return entry(bins + i); });
     if (symmetric) {  // asks for both sides together instead of the positive one

@@ -14,14 +14,9 @@ int64_t search_steps_workspace(int64_t rows, int64_t n, bool exact) {
 namespace cuda {
 namespace {
 
-/// The answer of a block, and whether its error is that of the values themselves.
-struct Found {
-    Candidate best;
-    double lower;
-};
-
-__device__ Found search_row(const SearchStepsParams& p, const Workspace& work, Way way, int64_t row,
-                            Codes codes, Shared& shared, ShortRow& values, Interval* open) {
+/// The answer of a block.
+__device__ Answer search_row(const SearchStepsParams& p, const Workspace& work, Way way, int64_t row,
+                             Codes codes, Shared& shared, ShortRow& values, Interval* open) {
     const RowState& state = work.state[row];
     const bool zero = only_zero(state.all, codes);
     if (way == Way::values) {
@@ -55,7 +50,7 @@ __device__ Found search_row(const SearchStepsParams& p, const Workspace& work, W
     return {search.best, lower};
 }
 
-/// Grid: (rows, bit-widths). `levels` holds the number of codes of each bit-width, a byte for its exponent.
+/// Grid: (rows, bit-widths). `widths` holds a bit-width in each byte.
 __global__ void __launch_bounds__(kSearchThreads)
     search_kernel(SearchStepsParams p, Workspace work, Way way, unsigned long long widths) {
     __shared__ Shared shared;
@@ -73,7 +68,7 @@ __global__ void __launch_bounds__(kSearchThreads)
             }
             continue;
         }
-        Found found;
+        Answer found;
         double error;
         if (state.usable == 1) {
             found.best = constant_candidate(state.all, codes);
@@ -84,9 +79,7 @@ __global__ void __launch_bounds__(kSearchThreads)
             found = search_row(p, work, way, row, codes, shared, values, open);
             error = found.best.error;
             if (p.n <= kSwiftRow || p.exact) {
-                const int64_t qmin = p.symmetric ? -(int64_t{1} << bits) / 2 : 0;
-                const Quantizer q = make_quantizer(static_cast<float>(found.best.step), found.best.zero_point,
-                                                   qmin, qmin + (int64_t{1} << bits) - 1);
+                const Quantizer q = quantizer_of(found.best, codes);
                 error = row_error(p.x + row * p.n, p.n, q, shared);
             }
         }

@@ -10,7 +10,6 @@ namespace {
 
 constexpr int kSketchThreads = 512;
 constexpr int64_t kPiece = int64_t{1} << 18;  ///< values a block counts before it empties its bins
-constexpr int32_t kReach = 15;                ///< as on the CPU: octaves whose squares fit 64 bits
 
 /// Calls visit(word) for the values of a piece, four at a time where they are aligned.
 template <class Visit>
@@ -87,7 +86,7 @@ __global__ void bins_kernel(SearchStepsParams p, Workspace work, int32_t window)
         if (octave == kOctaves - 1) continue;  // not finite
         const int32_t lowest = octave - window + 1 > 0 ? octave - window + 1 : 0;
         const int32_t first = lowest << kSketchBits;
-        const int32_t low = octave - kReach > 1 ? octave - kReach : 1;
+        const int32_t low = octave - kSquareReach > 1 ? octave - kSquareReach : 1;
         unsigned long long* const counts = work.counts + row * 2 * kKeys;
         unsigned long long* const residuals = work.residuals + row * 2 * kKeys;
         unsigned long long* const cells =
@@ -141,8 +140,8 @@ __device__ inline float2 ends_of(const RowExtremes& e) {
     if (e.largest >= 0x7f800000u) return {nanf(""), nanf("")};
     float low = FLT_MAX, high = -FLT_MAX;
     if (e.largest > 0) {
-        low = __uint_as_float(e.highest > kMagnitude ? e.highest : e.lowest);
-        high = __uint_as_float(e.positive >= 0 ? static_cast<unsigned>(e.positive) : e.lowest);
+        low = float_of(least_of(e.highest, e.lowest));
+        high = float_of(most_of(e.positive, e.lowest));
     }
     return {e.zeros > 0 && low > 0.0f ? 0.0f : low, e.zeros > 0 && high < 0.0f ? 0.0f : high};
 }

@@ -100,7 +100,6 @@ __global__ void even_kernel(SearchStepsParams p, Workspace work) {
     extern __shared__ unsigned long long
         words[];  // [2, bins]: count above, sum of positions below, as on the CPU
     constexpr int kBins = 1 << RowScale::kBinBits;
-    constexpr int kWordShift = 48;
     for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
         const RowState state = work.state[row];
         if (state.usable != 2) continue;
@@ -113,13 +112,13 @@ __global__ void even_kernel(SearchStepsParams p, Workspace work) {
             const float x = p.x[row * p.n + i];
             const unsigned position = scale.position(x, scale.scale());
             const unsigned side = __float_as_uint(x) >> 31 << RowScale::kBinBits;
-            atomicAdd(words + side + RowScale::bin(position), (1ull << kWordShift) + position);
+            atomicAdd(words + side + RowScale::bin(position),
+                      static_cast<unsigned long long>(RowScale::one(position)));
         }
         __syncthreads();
         const double unit = scale.unit();
         const auto entry = [unit](unsigned long long word) {
-            return Tail{static_cast<double>(word >> kWordShift),
-                        static_cast<double>(word & ((1ull << kWordShift) - 1)) * unit};
+            return Tail{RowScale::count(word), RowScale::positions(word) * unit};
         };
         for (int i = static_cast<int>(threadIdx.x); i < kBins; i += static_cast<int>(blockDim.x)) {
             work.side(row, 0)[i] = entry(words[i]);

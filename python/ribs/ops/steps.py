@@ -86,9 +86,11 @@ def search_steps(
         bits: bit-widths among 1..8, by default 2 to 8; their order is kept.
         symmetric: whether codes lie around zero.
         axis: the dimension of x with a quantizer for each index; by default one for the whole tensor.
-        exact: sort the values and prove the least error to one part in a million; takes many times longer.
+        exact: sort the values and prove the least error to one part in a million, or as near to that as 65536
+            evaluated steps come (`lower_bound` tells); takes many times longer.
         p: the power of the error whose mean is the least. Anything but 2 is searched in plain torch around the
-            answer for 2 (tensors of more than 8192 values by the means of their bins), and nothing is proven.
+            answer for 2 (tensors of more than 8192 values by the means of their bins), and nothing is proven;
+            by channels that takes seconds for a layer of millions of weights.
 
     Returns: `StepSearch(step, zero_point, mse, lower_bound)` of float32, int32, float32 and float32, each
     [len(bits)] without an axis and [len(bits), channels] with one. `mse` is the mean of |error|^p, for p = 2
@@ -112,9 +114,9 @@ def search_steps(
     found = _search_tensor(x, widths, symmetric, axis, exact)
     if p == 2:
         return found
-    rows = twin.rows_of(x, axis).double()
-    if rows.shape[1] > _SKETCHED and axis is None:
+    if axis is None and x.numel() > _SKETCHED:
         return _norm(found, *sketch(x).means(), widths, symmetric, p)
+    rows = twin.rows_of(x.cpu() if x.device.type == "mps" else x, axis).double()  # float64 is not to be had there
     ones = rows.new_ones(rows.shape[1])
     return _norm(found, rows if axis is not None else rows[0], ones, widths, symmetric, p)
 

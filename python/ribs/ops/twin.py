@@ -87,6 +87,7 @@ def sketch(x: Tensor) -> Sketch:
     check.searchable("sketch", x, None)
     check.finite("sketch", int(x.isnan().sum()), int(x.isinf().sum()))
     x = x.detach().flatten()
+    x = x.cpu() if x.device.type == "mps" else x  # what is done with sketches wants float64
     word = x.view(torch.int32).long() & 0xFFFFFFFF
     word = word[(word & 0x7FFFFFFF) != 0]
     key, residual = word >> RESIDUAL_BITS, word & (1 << RESIDUAL_BITS) - 1
