@@ -37,6 +37,15 @@ class Inputs:
         """The first `samples` samples."""
         return self._map(lambda tensor: tensor[:samples])
 
+    def tail(self, samples: int) -> Inputs:
+        """The last `samples` samples."""
+        return self._map(lambda tensor: tensor[-samples:])
+
+    def split(self, samples: int) -> list[Inputs]:
+        """Pieces of `samples` samples, in order; the last may have fewer."""
+        starts = range(0, self.samples, samples)
+        return [self._map(lambda tensor, start=start: tensor[start : start + samples]) for start in starts]
+
     def to(self, device: torch.device | str) -> Inputs:
         return self._map(lambda tensor: tensor.to(device))
 

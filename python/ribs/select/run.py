@@ -19,7 +19,7 @@ from ribs.select.cost import AnyBits, CostTable
 from ribs.select.loss import TaskLoss, kl_divergence
 from ribs.select.plan import Pins, bit_choices, bit_widths, make_plan
 from ribs.select.result import Result, SearchCost
-from ribs.select.search import Iteration, repeated_ilp
+from ribs.select.search import Choice, Iteration, repeated_ilp
 from ribs.select.sensitivity import Sensitivity
 
 
@@ -78,11 +78,11 @@ def search(
             "forward passes of the calibration set"
         )
         calibrate(network, batches, plan.bit_widths, pooled=pool_batches, progress=bars.calibration)
-        sensitivity = Sensitivity(network, batches, plan.candidates, loss)
         bars.start_search(plan.probes(sizes))
+        sensitivity = Sensitivity(network, batches, plan.candidates, loss, progress=bars.probed)
 
-        def profile(reference: Sequence[int], selected: Sequence[int]) -> NDArray[np.float64]:
-            losses = sensitivity.profile(reference, selected, bars.probed)
+        def profile(reference: Choice, selected: Sequence[int]) -> NDArray[np.float64]:
+            losses = sensitivity.profile(reference, selected)
             plan.name_non_finite(losses, selected)
             return losses
 
@@ -140,7 +140,7 @@ def quantize(
         widths = bit_widths(configuration.values())
         calibrate(network, batches, widths, pooled=pool_batches, progress=bars.calibration)
     sensitivity = Sensitivity(network, batches, [[configuration[name]] for name in table.units], loss)
-    measured = sensitivity.evaluate([0] * len(network.units))
+    measured = sensitivity.evaluate((0,) * len(network.units))
     return Result(
         bits=configuration,
         model=network.model,
