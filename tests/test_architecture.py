@@ -51,7 +51,9 @@ def test_who_touches_what(path):
         assert not any(name.split(".")[0] == "timm" for name in found)
 
 
-@pytest.mark.parametrize("module", ["ribs", "ribs.cli.main", "ribs.select.ilp", "ribs.select.search"])
+@pytest.mark.parametrize(
+    "module", ["ribs", "ribs.cli.main", "ribs.select.ilp", "ribs.select.journal", "ribs.select.search"]
+)
 def test_loads_without_torch(module):
     """The ILP and the search loop are pure, and `--help` does not wait for torch."""
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'ribs._core' in sys.modules)"

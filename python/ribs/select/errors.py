@@ -1,4 +1,4 @@
-"""The one error class of ribs."""
+"""The error classes of ribs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ class InfeasibleBudgetError(ValueError):
     def __reduce__(self) -> tuple[object, ...]:
         # Without this, an error that crosses a process boundary would lose its numbers.
         return _rebuild, (self.args[0], self.least, self.limits)
+
+
+class JournalError(OSError):
+    """The journal of a search cannot be used or written; the message names the path and says what to do."""
 
 
 def _rebuild(message: str, least: Sequence[int], limits: Sequence[int]) -> InfeasibleBudgetError:
