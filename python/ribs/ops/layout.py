@@ -2,6 +2,7 @@
 
 from math import prod
 
+import torch
 from torch import Tensor
 
 
@@ -16,6 +17,17 @@ def memory_order(x: Tensor) -> list[int] | None:
             return None
         expected *= x.shape[d]
     return order
+
+
+def dense(x: Tensor) -> Tensor:
+    """Give x, or a copy of it in the memory format of `empty_like(x)`."""
+    return x if memory_order(x) is not None else torch.empty_like(x).copy_(x)
+
+
+def written(out: Tensor) -> None:
+    """Tell autograd that `out` changed, so that it refuses to use what it had saved of it."""
+    if not out.is_inference():
+        torch.autograd.graph.increment_version(out)
 
 
 def split(x: Tensor, order: list[int], axis: int | None) -> tuple[int, int, int]:
