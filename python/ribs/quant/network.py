@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from ribs.quant.layers import QuantizedLayer, QuantizedMatmul, attach_matmuls
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, PooledSteps, StepAverage
 from ribs.quant.trace import Trace, trace
 from ribs.quant.units import Unit, UnitScheme, find_units
+from ribs.quant.weights import Room
 
 Bits = tuple[int, int]  # (weight bits, activation bits)
 
@@ -45,6 +47,31 @@ class QuantizedNetwork:
         """Choose the bits of every unit: {unit name: (weight bits, activation bits)}."""
         for unit in self.units:
             self.set_bits(unit, configuration[unit.name])
+
+    @contextmanager
+    def keep_weights(self, limit_bytes: int) -> Iterator[None]:
+        """Keep the quantized weights of all bits that are used, up to a number of bytes, and release them at the end.
+
+        Those of a layer's last bits are always kept, and not counted. Beyond the limit weights are quantized again
+        at each change of bits.
+        Raises: ValueError for a limit that is not an int of at least 0.
+        """
+        if isinstance(limit_bytes, bool) or not isinstance(limit_bytes, int) or limit_bytes < 0:
+            raise ValueError(f"[keep_weights] limit_bytes={limit_bytes!r} is not supported; give an int of at least 0")
+        room, layers = Room(limit_bytes), self._weighted()
+        before = [layer.kept.room for layer in layers.values()]
+        try:
+            for layer in layers.values():
+                layer.kept.room = room
+            yield
+        finally:
+            for layer, old in zip(layers.values(), before, strict=True):
+                layer.kept.leave(old, layer.weight_quantizer.bits)
+
+    def _weighted(self) -> dict[str, QuantizedLayer]:
+        """The layers with weights, by name."""
+        modules = self.model.named_modules()
+        return {name: module for name, module in modules if isinstance(module, QuantizedLayer)}
 
     @property
     def device(self) -> torch.device:

@@ -52,9 +52,23 @@ class FakeQuantizer(nn.Module):
             self.observer.update(x)
         if self.bits == FLOAT_BITS:
             return x
+        return ops.fake_quantize(x, *self.present, *code_range(self.bits, self.symmetric), self.axis)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """The integers that x is rounded to at the chosen bits, which are not 32."""
+        return ops.quantize(x, *self.present, *code_range(self.bits, self.symmetric), self.axis)
+
+    @property
+    def present(self) -> tuple[Tensor, Tensor]:
+        """(step, zero_point) of the chosen bits."""
         index = self.choices.index(self.bits)
-        qmin, qmax = code_range(self.bits, self.symmetric)
-        return ops.fake_quantize(x, self.step[index], self.zero_point[index], qmin, qmax, self.axis)
+        return self.step[index], self.zero_point[index]
+
+    @property
+    def scalars(self) -> tuple[float, int]:
+        """(step, zero_point) of the chosen bits of a quantizer per tensor, as numbers; on CUDA it waits."""
+        step, zero_point = self.present
+        return float(step), int(zero_point)
 
     def extra_repr(self) -> str:
         kind = "symmetric" if self.symmetric else "asymmetric"
