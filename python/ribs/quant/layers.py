@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
 
+from ribs.quant.integer import IntegerProduct
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer
 from ribs.quant.trace import MATMULS
 from ribs.quant.weights import KeptWeights
@@ -32,6 +33,7 @@ class QuantizedLayer(nn.Module):
         self.weight_quantizer = FakeQuantizer(symmetric=True, axis=axis)
         self.input_quantizer = FakeQuantizer(symmetric=False)
         self.kept = KeptWeights()
+        self.integer: IntegerProduct | None = None  # what takes the place of the float product, where it can
 
     @property
     def activation_quantizers(self) -> tuple[FakeQuantizer, ...]:
@@ -58,6 +60,9 @@ class QuantizedLayer(nn.Module):
         return made
 
     def forward(self, input: Tensor) -> Tensor:
+        integer = self.integer
+        if integer is not None and not torch.is_grad_enabled() and integer.ready and input.numel() > 0:
+            return integer(input)
         return _run(self.layer, self.input_quantizer(input), self.quantized_weight())
 
     def __getattr__(self, name: str) -> Any:

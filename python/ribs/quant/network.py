@@ -14,6 +14,7 @@ from torch import nn
 from ribs import ops
 from ribs.quant.fold import fold_batch_norms
 from ribs.quant.inputs import Inputs
+from ribs.quant.integer import FORM, IntegerProduct, check_device, supports
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul, attach_matmuls
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, PooledSteps, StepAverage
 from ribs.quant.trace import Trace, trace
@@ -68,6 +69,37 @@ class QuantizedNetwork:
             for layer, old in zip(layers.values(), before, strict=True):
                 layer.kept.leave(old, layer.weight_quantizer.bits)
 
+    @contextmanager
+    def integer_execution(self) -> Iterator[None]:
+        """Run layers as products of 8-bit integers where gradients are not recorded: those of `integer_layers`.
+
+        Sums are exact, where float32 rounds them: a result differs by such roundings, and they move a code of the
+        next layer now and then. Values that are NaN are refused. Channels-last inputs are faster.
+        Raises: RuntimeError on a device that is no CPU, and on a CPU whose products of integers are not exact.
+        """
+        check_device(self.device)
+        layers = self._weighted().values()
+        before = [layer.integer for layer in layers]
+        try:
+            for layer in layers:
+                layer.integer = _integer(layer)
+            yield
+        finally:
+            for layer, old in zip(layers, before, strict=True):
+                layer.integer = old
+                if old is None:
+                    layer.kept.drop(lambda bits, form: form.startswith(FORM))
+
+    def integer_layers(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The names of the layers that `integer_execution` runs in integers at the present bits, and of the others.
+
+        The others have more than 8 bits, or are not nn.Conv2d with zeros for padding or nn.Linear themselves.
+        """
+        weighted = self._weighted()
+        ready = {name for name, layer in weighted.items() if (product := _integer(layer)) and product.ready}
+        names = [name for unit in self.units for name in unit.layers]
+        return tuple(name for name in names if name in ready), tuple(name for name in names if name not in ready)
+
     def _weighted(self) -> dict[str, QuantizedLayer]:
         """The layers with weights, by name."""
         modules = self.model.named_modules()
@@ -76,6 +108,13 @@ class QuantizedNetwork:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+
+def _integer(layer: QuantizedLayer) -> IntegerProduct | None:
+    """The layer as a product of integers, or None where there is no operator for it."""
+    if not supports(layer.layer):
+        return None
+    return IntegerProduct(layer.layer, layer.weight_quantizer, layer.input_quantizer, layer.kept)
 
 
 def prepare(model: nn.Module, inputs: Inputs, units: UnitScheme = "block") -> QuantizedNetwork:
