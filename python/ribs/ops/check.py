@@ -56,8 +56,11 @@ def positive_step(op: str, step: Tensor) -> None:
     """Refuse a step that is not positive and finite; reads the value, so for CPU tensors only."""
     if step.numel() == 0:
         return
-    low, high = step.aminmax()  # NaN if any is
-    if not 0 < low.item() <= high.item() < math.inf:
+    if step.numel() == 1:  # in the time of one read, since this is done for every tensor of a forward pass
+        low = high = step.item()
+    else:
+        low, high = (bound.item() for bound in step.aminmax())  # NaN if any is
+    if not 0 < low <= high < math.inf:
         worst = step[~((step > 0) & (step < math.inf))].flatten()[0].item()
         raise ValueError(f"[{op}] step={worst} is not supported; every step must be positive and finite")
 

@@ -10,6 +10,8 @@ def memory_order(x: Tensor) -> list[int] | None:
     """List the dimensions from the outermost to the innermost in memory, or None when memory has gaps."""
     if x.is_contiguous():
         return list(range(x.dim()))
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return [0, 2, 3, 1]  # as below, in a tenth of the time: it is asked at every layer
     order = sorted(range(x.dim()), key=lambda d: (x.stride(d), x.shape[d]), reverse=True)
     expected = 1
     for d in reversed(order):

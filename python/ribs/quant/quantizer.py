@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ribs import ops
+from ribs.quant.watch import Watch
 
 FLOAT_BITS = 32  # "not quantized", in configurations and costs alike
 
@@ -35,6 +36,8 @@ class FakeQuantizer(nn.Module):
         self.choices: tuple[int, ...] = ()
         self.bits = FLOAT_BITS
         self.observer: StepAverage | PooledSteps | None = None
+        self._watch = Watch()
+        self._numbers: list[tuple[float, int]] = []
         self.register_buffer("step", torch.empty(0))
         self.register_buffer("zero_point", torch.empty(0, dtype=torch.int32))
 
@@ -66,9 +69,11 @@ class FakeQuantizer(nn.Module):
 
     @property
     def scalars(self) -> tuple[float, int]:
-        """(step, zero_point) of the chosen bits of a quantizer per tensor, as numbers; on CUDA it waits."""
-        step, zero_point = self.present
-        return float(step), int(zero_point)
+        """(step, zero_point) of the chosen bits of a quantizer per tensor, as numbers."""
+        step, zero_point = self.step, self.zero_point
+        if self._watch.changed(step, zero_point):
+            self._numbers = list(zip(step.tolist(), zero_point.tolist(), strict=True))
+        return self._numbers[self.choices.index(self.bits)]
 
     def extra_repr(self) -> str:
         kind = "symmetric" if self.symmetric else "asymmetric"

@@ -8,6 +8,8 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
+from ribs.quant.watch import Watch
+
 
 class Sized(Protocol):
     """What can be kept: anything that knows how many bytes it takes."""
@@ -43,18 +45,15 @@ class KeptWeights:
     def __init__(self) -> None:
         self.room: Room | None = None
         self._entries: dict[tuple[int, str], _Entry] = {}
-        self._sources: tuple[Tensor, ...] = ()  # held, so that no other tensor takes their address
-        self._seen: list[tuple[int, int]] = []
+        self._watch = Watch()
 
     def __reduce__(self) -> Any:
         return KeptWeights, ()  # copies and files begin empty; what is packed cannot be copied
 
     def get(self, bits: int, form: str, sources: tuple[Tensor, ...], make: Callable[[], Made]) -> Made:
         """Give what `make` made for these bits and this form, or have it made when the sources changed since."""
-        seen = [(source.data_ptr(), 0 if source.is_inference() else source._version) for source in sources]
-        if seen != self._seen:
+        if self._watch.changed(*sources):
             self.drop(lambda bits, form: True)
-            self._sources, self._seen = sources, seen
         entry = self._entries.get((bits, form))
         if entry is None:
             entry = self._entries[bits, form] = self._entry(make())
