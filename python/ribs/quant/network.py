@@ -53,8 +53,8 @@ class QuantizedNetwork:
     def keep_weights(self, limit_bytes: int) -> Iterator[None]:
         """Keep the quantized weights of all bits that are used, up to a number of bytes, and release them at the end.
 
-        Those of a layer's last bits are always kept, and not counted. Beyond the limit weights are quantized again
-        at each change of bits.
+        Those of a layer's last bits are kept in any case, as they are outside. Beyond the limit weights are
+        quantized again at each change of bits.
         Raises: ValueError for a limit that is not an int of at least 0.
         """
         if isinstance(limit_bytes, bool) or not isinstance(limit_bytes, int) or limit_bytes < 0:

@@ -38,8 +38,8 @@ class _Entry:
 class KeptWeights:
     """What was made of the weights of one layer, by their bits and by form.
 
-    What was last made is kept without being counted, so that a network at fixed bits never makes it twice; of other
-    bits only what there was room for.
+    What was last made is always kept, so that a network at fixed bits never makes it twice; of other bits only what
+    there was room for, whose bytes are counted.
     """
 
     def __init__(self) -> None:
