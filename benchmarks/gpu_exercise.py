@@ -70,6 +70,16 @@ def fake_quantize_backward(device: torch.device) -> None:
             same(f"fake_quantize_backward {case}{how}, of the step", grad_step, want_step, rtol=1e-5, atol=1e-5)
 
 
+def quantize(device: torch.device) -> None:
+    for case, _, x, rest in quantizations(device):
+        wanted = (ops if x.dtype == torch.float32 else twin).quantize(x, *rest)
+        there, arguments = x.to(device), on(device, rest)
+        same(f"quantize {case}", ops.quantize(there, *arguments), wanted)
+        same(f"quantize {case}, misaligned", ops.quantize(shifted(there), *arguments), wanted)
+        out = shifted(torch.zeros_like(there, dtype=torch.uint8))
+        same(f"quantize {case}, out=", ops.quantize(there, *arguments, out=out), wanted)
+
+
 def search_steps(device: torch.device) -> None:
     # Every vector of codes, a fine grid, a histogram of the row, and a sketch.
     for rows, n in [(1, 1), (3, 27), (2, 64), (2, 1025), (2, 20001)]:
@@ -109,6 +119,7 @@ def packed(device: torch.device) -> None:
 EXERCISES: dict[str, Callable[[torch.device], None]] = {
     "fake_quantize": fake_quantize,
     "fake_quantize_backward": fake_quantize_backward,
+    "quantize": quantize,
     "search_steps": search_steps,
     "sketch": sketch,
     "config_cost": config_cost,

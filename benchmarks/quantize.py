@@ -28,6 +28,8 @@ def check(x: Tensor, grad: Tensor, step: Tensor, zero_point: Tensor, axis: int |
     got_x, got_step = ops.fake_quantize_backward(grad, x, step, zero_point, QMIN, QMAX, axis)
     torch.testing.assert_close(got.double(), code * wide.double(), rtol=1e-6, atol=0)
     assert torch.equal(got_x, torch.where(inside, grad, 0.0))
+    codes = ops.quantize(x, step, zero_point, QMIN, QMAX, axis)
+    assert torch.equal(codes.float() * wide, got)
     assert ((got_step.double() - want_step).abs() < 1e-6 * share.abs().sum()).all()
 
 
@@ -45,6 +47,7 @@ def eager(x: Tensor, step: Tensor, axis: int | None) -> Tensor:
 def measure(name: str, x: Tensor, axis: int | None, rounds: int = 15) -> list[Case]:
     """Time forward and backward passes, and peers, in the same interleaved rounds."""
     grad, out, grad_x = torch.randn_like(x), torch.empty_like(x), torch.empty_like(x)
+    codes = torch.empty_like(x, dtype=torch.uint8)
     channels = () if axis is None else (x.shape[axis],)
     step, zero_point = torch.rand(channels) * 0.1 + 0.1, torch.zeros(channels, dtype=torch.int32)
     check(x, grad, step, zero_point, axis)
@@ -52,6 +55,7 @@ def measure(name: str, x: Tensor, axis: int | None, rounds: int = 15) -> list[Ca
     functions: dict[str, Run] = {
         "copy_": lambda: out.copy_(x),
         "forward, out=": lambda: ops.fake_quantize(x, *tail, out=out),
+        "codes, out=": lambda: ops.quantize(x, *tail, out=codes),
         "forward, in place": lambda: ops.fake_quantize(out, *tail, out=out),
         "both, out=": lambda: (
             ops.fake_quantize(x, *tail, out=out),

@@ -13,8 +13,9 @@ using Stream = void*;
 /// Of x, its gradient and outputs; the CPU takes float32 only. Steps and their gradients are always float32.
 enum class Element : int32_t { kFloat32, kFloat16, kBfloat16 };
 
-/// x and out are [outer, channels, inner] in memory order; per tensor, outer and channels are 1. `out` may be
-/// x itself, and `grad_x` may be grad or x.
+/// x and out are [outer, channels, inner] in memory order; per tensor, outer and channels are 1. `out` is
+/// like x and may be x itself, and `grad_x` may be grad or x. For quantize, `out` is apart and holds a byte a
+/// code.
 struct FakeQuantizeParams {
     const void* x;
     const float* step;
@@ -109,6 +110,8 @@ int64_t search_steps_workspace(int64_t rows, int64_t n, bool exact);
 namespace cpu {
 /// Quantizes and dequantizes x.
 void fake_quantize(const FakeQuantizeParams& p, int threads);
+/// The codes of x; returns whether it holds NaN, whose code is qmin.
+bool quantize(const FakeQuantizeParams& p, int threads);
 /// LSQ gradients of x and the step.
 void fake_quantize_backward(const FakeQuantizeBackwardParams& p, int threads);
 /// MSE-optimal steps of every row for every bit-width.
@@ -128,6 +131,8 @@ void unpack_bits(const UnpackBitsParams& p, int threads);
 namespace cuda {
 /// Quantizes and dequantizes x.
 void fake_quantize(const FakeQuantizeParams& p, Stream stream);
+/// The codes of x; that of NaN, and all of a bad step, is qmin.
+void quantize(const FakeQuantizeParams& p, Stream stream);
 /// LSQ gradients of x and the step.
 void fake_quantize_backward(const FakeQuantizeBackwardParams& p, Stream stream);
 /// MSE-optimal steps of every row for every bit-width.

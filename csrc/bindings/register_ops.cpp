@@ -44,6 +44,25 @@ void register_fake_quantize(py::module_& m) {
         },
         py::call_guard<py::gil_scoped_release>());
     m.def(
+        "quantize",
+        [](uintptr_t x, uintptr_t step, uintptr_t zero_point, uintptr_t out, int32_t element, int64_t outer,
+           int64_t channels, int64_t inner, int64_t qmin, int64_t qmax, int threads, uintptr_t stream) {
+            const FakeQuantizeParams p{pointer<const void>(x),
+                                       pointer<const float>(step),
+                                       pointer<const int32_t>(zero_point),
+                                       pointer<void>(out),
+                                       static_cast<Element>(element),
+                                       outer,
+                                       channels,
+                                       inner,
+                                       qmin,
+                                       qmax};
+            if (threads > 0) return cpu::quantize(p, threads);
+            cuda::quantize(p, pointer<void>(stream));
+            return false;
+        },
+        py::call_guard<py::gil_scoped_release>());
+    m.def(
         "fake_quantize_backward",
         [](uintptr_t grad, uintptr_t x, uintptr_t step, uintptr_t zero_point, uintptr_t grad_x,
            uintptr_t grad_step, uintptr_t partials, int32_t element, int64_t outer, int64_t channels,

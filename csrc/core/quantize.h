@@ -39,6 +39,19 @@ RIBS_HD float fake_quantize(float x, const Quantizer& q) {
     return code * q.step;
 }
 
+/// The code of x as a byte, two's complement where qmin is negative: the integer by which fake_quantize
+/// multiplies the step, plus the zero point. `levels` is qmax - qmin, at most 255. NaN has no code; it gives
+/// qmin.
+RIBS_HD uint8_t code_byte(float x, const Quantizer& q, int32_t qmin, int32_t levels) {
+    // Counted from the lowest code, which is exact for zero points of up to 2^23. Beyond, low and high are
+    // each up to 64 off, and only the minimum keeps codes in their range. The comparison with 0 takes NaN.
+    // Integers as soon as possible: compilers narrow them to bytes in fewer instructions than comparisons of
+    // floats.
+    const float above = clamp_code(rintf(x / q.step), q.low, q.high) - q.low;
+    const int32_t code = static_cast<int32_t>(above > 0.0f ? above : 0.0f);
+    return static_cast<uint8_t>((code < levels ? code : levels) + qmin);
+}
+
 /// The straight-through gradient of x and the share of one element in the gradient of the step.
 struct LsqGradient {
     float x;

@@ -26,6 +26,9 @@ namespace {
 void fake_quantize(const FakeQuantizeParams&, Stream) {
     refuse("fake_quantize");
 }
+void quantize(const FakeQuantizeParams&, Stream) {
+    refuse("quantize");
+}
 void fake_quantize_backward(const FakeQuantizeBackwardParams&, Stream) {
     refuse("fake_quantize_backward");
 }

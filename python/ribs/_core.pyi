@@ -17,6 +17,21 @@ def fake_quantize(
     stream: int,
     /,
 ) -> None: ...
+def quantize(
+    x: int,
+    step: int,
+    zero_point: int,
+    out: int,
+    element: int,
+    outer: int,
+    channels: int,
+    inner: int,
+    qmin: int,
+    qmax: int,
+    threads: int,
+    stream: int,
+    /,
+) -> bool: ...
 def fake_quantize_backward(
     grad: int,
     x: int,

@@ -53,6 +53,37 @@ Outputs quantize(const Shape& s, int threads) {
     return o;
 }
 
+struct Codes {
+    std::vector<uint8_t> codes;
+    bool nan;
+};
+
+/// With NaN at the end where `nan`.
+Codes codes_of(const Shape& s, bool nan, int threads) {
+    std::vector<float> x = normal(s.outer * s.channels * s.inner, 1);
+    if (nan) x.back() = std::numeric_limits<float>::quiet_NaN();
+    const std::vector<float> step(static_cast<size_t>(s.channels), 0.25f);
+    const std::vector<int32_t> zero_point(step.size(), 7);
+    std::vector<uint8_t> codes(x.size());
+    const bool found = cpu::quantize({x.data(), step.data(), zero_point.data(), codes.data(),
+                                      Element::kFloat32, s.outer, s.channels, s.inner, 0, 15},
+                                     threads);
+    return {codes, found};
+}
+
+TEST(quantize_does_not_depend_on_threads) {
+    for (const Shape& shape : kShapes)
+        for (const bool nan : {false, true}) {
+            const Codes want = codes_of(shape, nan, 1);
+            CHECK_EQ(want.nan, nan);
+            for (const int threads : kThreads) {
+                const Codes got = codes_of(shape, nan, threads);
+                CHECK(got.codes == want.codes);
+                CHECK_EQ(got.nan, nan);
+            }
+        }
+}
+
 TEST(fake_quantize_does_not_depend_on_threads) {
     for (const Shape& shape : kShapes) {
         const Outputs want = quantize(shape, 1);

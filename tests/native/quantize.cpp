@@ -91,6 +91,34 @@ TEST(what_is_quantized_stays) {
     }
 }
 
+TEST(codes_are_those_of_the_values) {
+    std::mt19937 random(4);
+    for (int i = 0; i < 500'000; ++i) {
+        const float step = step_and_x(random).first;
+        const float x = i % 2 == 0 ? any_float(random) : step * static_cast<float>(i % 600 - 300) / 2.0f;
+        const int bits = 1 + i % 8, zero = static_cast<int>(random() % 600) - 200;
+        const int qmin = i % 3 == 0 ? 0 : -(1 << (bits - 1)), qmax = qmin + (1 << bits) - 1;
+        const Quantizer q = make_quantizer(step, zero, qmin, qmax);
+        const uint8_t byte = code_byte(x, q, qmin, qmax - qmin);
+        const int code = qmin < 0 ? static_cast<int8_t>(byte) : byte;
+        CHECK(code >= qmin && code <= qmax);
+        if (std::isnan(x))
+            CHECK_EQ(code, qmin);
+        else
+            CHECK_EQ(static_cast<float>(code - zero) * step, fake_quantize(x, q));
+    }
+}
+
+TEST(codes_stay_in_their_range_whatever_the_quantizer) {
+    for (const float step : {0.0f, kNan, kDenormal, 1e-3f, FLT_MAX, kInfinity})
+        for (const int32_t zero : {std::numeric_limits<int32_t>::min(), -(1 << 25) - 1, 1 << 24, 1 << 30,
+                                   std::numeric_limits<int32_t>::max()})
+            for (const float x : {-kInfinity, -FLT_MAX, -1.0f, 0.0f, 1.0f, FLT_MAX, kInfinity, kNan}) {
+                const uint8_t code = code_byte(x, make_quantizer(step, zero, 3, 12), 3, 9);
+                CHECK(code >= 3 && code <= 12);
+            }
+}
+
 /// LSQ in double: u inside the bounds gives rint(u) - u, outside the bound.
 TEST(step_gradient_is_that_of_lsq) {
     std::mt19937 random(3);

@@ -2,6 +2,7 @@
 
 from ribs.ops import twin
 from ribs.ops.build import build_info
+from ribs.ops.codes import quantize
 from ribs.ops.cost import config_cost
 from ribs.ops.packing import pack_bits, unpack_bits
 from ribs.ops.quantize import fake_quantize, fake_quantize_backward
@@ -18,6 +19,7 @@ __all__ = [
     "fake_quantize",
     "fake_quantize_backward",
     "pack_bits",
+    "quantize",
     "search_steps",
     "sketch",
     "twin",

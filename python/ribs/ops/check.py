@@ -56,8 +56,11 @@ def positive_step(op: str, step: Tensor) -> None:
     """Refuse a step that is not positive and finite; reads the value, so for CPU tensors only."""
     if step.numel() == 0:
         return
-    low, high = step.aminmax()  # NaN if any is
-    if not 0 < low.item() <= high.item() < math.inf:
+    if step.numel() == 1:  # in the time of one read, since this is done for every tensor of a forward pass
+        low = high = step.item()
+    else:
+        low, high = (bound.item() for bound in step.aminmax())  # NaN if any is
+    if not 0 < low <= high < math.inf:
         worst = step[~((step > 0) & (step < math.inf))].flatten()[0].item()
         raise ValueError(f"[{op}] step={worst} is not supported; every step must be positive and finite")
 
@@ -80,23 +83,62 @@ def output(op: str, out: Tensor, x: Tensor, grad: Tensor | None, step: Tensor, z
                     f"[{op}] out= is not supported while gradients are recorded for {name}, since autograd does not "
                     f"see what is written; leave out= away, or call it under torch.no_grad()"
                 )
+    _written_as(op, x, {"out": out, "grad": out if grad is None else grad})
+    _apart(op, out, inputs, ("x", "grad"))
+
+
+def codes(op: str, qmin: int, qmax: int) -> torch.dtype:
+    """Refuse codes that are more than a byte; returns the dtype of those that are not."""
+    if 0 <= qmin <= qmax <= 255:
+        return torch.uint8
+    if -128 <= qmin <= qmax <= 127:
+        return torch.int8
+    raise ValueError(
+        f"[{op}] qmin={qmin}, qmax={qmax} is not supported; codes must fit a byte: 0..255, or -128..127 as int8 "
+        f"where qmin is negative"
+    )
+
+
+def codes_output(op: str, out: Tensor, x: Tensor, want: torch.dtype, step: Tensor, zero_point: Tensor) -> None:
+    """Refuse an `out` into which the codes of x cannot be written."""
+    if (out.shape, out.dtype, out.device) != (x.shape, want, x.device):
+        raise ValueError(
+            f"[{op}] out={list(out.shape)} of {out.dtype} on {out.device} is not supported; "
+            f"it must be {list(x.shape)} of {want} on {x.device}, for these codes of x"
+        )
+    _written_as(op, x, {"out": out})
+    _apart(op, out, {"x": x, "step": step, "zero_point": zero_point}, ())
+
+
+def no_nan(op: str, nan: bool) -> None:
+    """Refuse values without a code."""
+    if nan:
+        raise ValueError(f"[{op}] x holds NaN, which has no code; find where it comes from, or use fake_quantize")
+
+
+def _written_as(op: str, x: Tensor, like_x: dict[str, Tensor]) -> None:
+    """Refuse tensors that do not have the strides of x, which must be dense."""
     if memory_order(x) is None:
         raise ValueError(
             f"[{op}] x strides={x.stride()} is not supported with out=; "
             f"x must be dense, without gaps or repetitions: pass x.contiguous()"
         )
-    for name, value in (("out", out), ("grad", out if grad is None else grad)):
+    for name, value in like_x.items():
         if not same_layout(value, x):
             raise ValueError(
                 f"[{op}] {name} strides={value.stride()} is not supported with out=; "
                 f"they must be those of x, {x.stride()}, as in torch.empty_like(x)"
             )
+
+
+def _apart(op: str, out: Tensor, inputs: dict[str, Tensor], in_place: tuple[str, ...]) -> None:
+    """Refuse an `out` that overlaps an input without being one that may be overwritten."""
     start, end = span(out)
     for name, value in inputs.items():
         first, last = span(value)
-        same = first == start and name in ("x", "grad")
-        if first < end and start < last and not same:
-            raise ValueError(f"[{op}] out overlaps {name} in memory; it must be apart from it, or x or grad itself")
+        if first < end and start < last and not (first == start and name in in_place):
+            allowed = f", or {' or '.join(in_place)} itself" if in_place else ""
+            raise ValueError(f"[{op}] out overlaps {name} in memory; it must be apart from it{allowed}")
 
 
 def bit_widths(op: str, bits: Iterable[int]) -> tuple[int, ...]:

@@ -8,11 +8,11 @@ from torch import Tensor
 from ribs import _core
 from ribs.ops import check, twin
 from ribs.ops.build import is_native, on, place
-from ribs.ops.layout import memory_order, same_layout, split
+from ribs.ops.layout import dense, memory_order, same_layout, split, written
 
 _OP = "fake_quantize"
 _OP_BACKWARD = "fake_quantize_backward"
-_ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # as in csrc/ops.h
+ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # as in csrc/ops.h
 _FORWARD = "ribs::fake_quantize"
 _BACKWARD = "ribs::fake_quantize_backward"
 _ARGUMENTS = "Tensor x, Tensor step, Tensor zero_point, int qmin, int qmax, int? axis=None"
@@ -67,10 +67,10 @@ def fake_quantize(
     check.output(_OP, out, x, None, step, zero_point)
     if x.device.type == "cpu":
         check.positive_step(_OP, step)
-    if _in_torch(x):
+    if in_torch(x):
         return out.copy_(twin.fake_quantize(x, step, zero_point, qmin, qmax, axis))
     _run_forward(x, step, zero_point, qmin, qmax, axis, out)
-    _written(out)
+    written(out)
     return out
 
 
@@ -113,27 +113,17 @@ def fake_quantize_backward(
     check.quantizer(_OP_BACKWARD, x, step, zero_point, qmin, qmax, axis)
     check.like(_OP_BACKWARD, "grad", grad, x)
     check.output(_OP_BACKWARD, out, x, grad, step, zero_point)
-    if _in_torch(x):
+    if in_torch(x):
         grad_x, grad_step = twin.fake_quantize_backward(grad, x, step, zero_point, qmin, qmax, axis)
         return out.copy_(grad_x), grad_step
     grad_step = _run_backward(grad, x, step, zero_point, qmin, qmax, axis, out)
-    _written(out)
+    written(out)
     return out, grad_step
 
 
-def _in_torch(x: Tensor) -> bool:
-    return x.dtype not in _ELEMENTS or not is_native(x.device)
-
-
-def _written(out: Tensor) -> None:
-    """Tell autograd that `out` changed, so that it refuses to use what it had saved of it."""
-    if not out.is_inference():
-        torch.autograd.graph.increment_version(out)
-
-
-def _dense(x: Tensor) -> Tensor:
-    """Give x, or a copy of it in the memory format of `empty_like(x)`."""
-    return x if memory_order(x) is not None else torch.empty_like(x).copy_(x)
+def in_torch(x: Tensor) -> bool:
+    """Whether there is no native code for x."""
+    return x.dtype not in ELEMENTS or not is_native(x.device)
 
 
 def _run_forward(
@@ -151,7 +141,7 @@ def _run_forward(
             step.data_ptr(),
             zero_point.data_ptr(),
             out.data_ptr(),
-            _ELEMENTS[x.dtype],
+            ELEMENTS[x.dtype],
             *split(x, order, axis),
             qmin,
             qmax,
@@ -189,7 +179,7 @@ def _run_backward(
             grad_x.data_ptr(),
             sums.data_ptr(),
             partials.data_ptr(),
-            _ELEMENTS[x.dtype],
+            ELEMENTS[x.dtype],
             *sizes,
             qmin,
             qmax,
@@ -202,10 +192,10 @@ def _forward(x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, 
     check.quantizer(_OP, x, step, zero_point, qmin, qmax, axis)
     if x.device.type == "cpu":
         check.positive_step(_OP, step)
-    if _in_torch(x):
+    if in_torch(x):
         return twin.fake_quantize(x, step, zero_point, qmin, qmax, axis)
     out = torch.empty_like(x)
-    _run_forward(_dense(x), step, zero_point, qmin, qmax, axis, out)
+    _run_forward(dense(x), step, zero_point, qmin, qmax, axis, out)
     return out
 
 
@@ -220,9 +210,9 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     check.quantizer(_OP_BACKWARD, x, step, zero_point, qmin, qmax, axis)
     check.like(_OP_BACKWARD, "grad", grad, x)
-    if _in_torch(x):
+    if in_torch(x):
         return twin.fake_quantize_backward(grad, x, step, zero_point, qmin, qmax, axis)
-    x, grad_x = _dense(x), torch.empty_like(x)
+    x, grad_x = dense(x), torch.empty_like(x)
     if not same_layout(grad, x):
         grad = torch.empty_like(x).copy_(grad)
     return grad_x, _run_backward(grad, x, step, zero_point, qmin, qmax, axis, grad_x)

@@ -33,6 +33,16 @@ def fake_quantize(x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: 
     return ((u.round().clamp(low, high) + 0.0) * step).to(x.dtype)
 
 
+def quantize(x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None = None) -> Tensor:
+    """Give the codes of x; see `ribs.ops.quantize`."""
+    dtype = check.codes("quantize", qmin, qmax)
+    u, _, low, high = _relative(x, step, zero_point, qmin, qmax, axis)
+    if x.device.type == "cpu":
+        check.no_nan("quantize", bool(u.isnan().any()))
+    above = (u.round().clamp(low, high) - low).nan_to_num(0.0).clamp(0, qmax - qmin)
+    return (above + qmin).to(dtype)
+
+
 def fake_quantize_backward(
     grad: Tensor,
     x: Tensor,

@@ -13,8 +13,10 @@ from torch.func import functional_call
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
 
+from ribs.quant.integer import IntegerProduct
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer
 from ribs.quant.trace import MATMULS
+from ribs.quant.weights import KeptWeights
 
 
 class QuantizedLayer(nn.Module):
@@ -30,7 +32,8 @@ class QuantizedLayer(nn.Module):
         axis = 1 if isinstance(layer, _ConvTransposeNd) else 0
         self.weight_quantizer = FakeQuantizer(symmetric=True, axis=axis)
         self.input_quantizer = FakeQuantizer(symmetric=False)
-        self._weight_cache: tuple[tuple[int, int, int], Tensor] | None = None
+        self.kept = KeptWeights()
+        self.integer: IntegerProduct | None = None  # what takes the place of the float product, where it can
 
     @property
     def activation_quantizers(self) -> tuple[FakeQuantizer, ...]:
@@ -52,12 +55,14 @@ class QuantizedLayer(nn.Module):
         if torch.is_grad_enabled() or self.weight_quantizer.bits == FLOAT_BITS:
             return self.weight_quantizer(weight)  # type: ignore[no-any-return]
         # Without gradients the weights only change between searches: quantize them once for each choice of bits.
-        key = (self.weight_quantizer.bits, weight.data_ptr(), weight._version)
-        if self._weight_cache is None or self._weight_cache[0] != key:
-            self._weight_cache = (key, self.weight_quantizer(weight))
-        return self._weight_cache[1]
+        quantizer = self.weight_quantizer
+        made: Tensor = self.kept.get(quantizer.bits, "values", (weight, quantizer.step), lambda: quantizer(weight))
+        return made
 
     def forward(self, input: Tensor) -> Tensor:
+        integer = self.integer
+        if integer is not None and not torch.is_grad_enabled() and integer.ready and input.numel() > 0:
+            return integer(input)
         return _run(self.layer, self.input_quantizer(input), self.quantized_weight())
 
     def __getattr__(self, name: str) -> Any:

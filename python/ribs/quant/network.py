@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +14,12 @@ from torch import nn
 from ribs import ops
 from ribs.quant.fold import fold_batch_norms
 from ribs.quant.inputs import Inputs
+from ribs.quant.integer import FORM, IntegerProduct, check_device, supports
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul, attach_matmuls
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, PooledSteps, StepAverage
 from ribs.quant.trace import Trace, trace
 from ribs.quant.units import Unit, UnitScheme, find_units
+from ribs.quant.weights import Room
 
 Bits = tuple[int, int]  # (weight bits, activation bits)
 
@@ -46,9 +49,72 @@ class QuantizedNetwork:
         for unit in self.units:
             self.set_bits(unit, configuration[unit.name])
 
+    @contextmanager
+    def keep_weights(self, limit_bytes: int) -> Iterator[None]:
+        """Keep the quantized weights of all bits that are used, up to a number of bytes, and release them at the end.
+
+        Those of a layer's last bits are kept in any case, as they are outside. Beyond the limit weights are
+        quantized again at each change of bits.
+        Raises: ValueError for a limit that is not an int of at least 0.
+        """
+        if isinstance(limit_bytes, bool) or not isinstance(limit_bytes, int) or limit_bytes < 0:
+            raise ValueError(f"[keep_weights] limit_bytes={limit_bytes!r} is not supported; give an int of at least 0")
+        room, layers = Room(limit_bytes), self._weighted()
+        before = [layer.kept.room for layer in layers.values()]
+        try:
+            for layer in layers.values():
+                layer.kept.room = room
+            yield
+        finally:
+            for layer, old in zip(layers.values(), before, strict=True):
+                layer.kept.leave(old, layer.weight_quantizer.bits)
+
+    @contextmanager
+    def integer_execution(self) -> Iterator[None]:
+        """Run layers as products of 8-bit integers where gradients are not recorded: those of `integer_layers`.
+
+        Sums are exact, where float32 rounds them: a result differs by such roundings, and they move a code of the
+        next layer now and then. Values that are NaN are refused. Channels-last inputs are faster.
+        Raises: RuntimeError on a device that is no CPU, and on a CPU whose products of integers are not exact.
+        """
+        check_device(self.device)
+        layers = self._weighted().values()
+        before = [layer.integer for layer in layers]
+        try:
+            for layer in layers:
+                layer.integer = _integer(layer)
+            yield
+        finally:
+            for layer, old in zip(layers, before, strict=True):
+                layer.integer = old
+                if old is None:
+                    layer.kept.drop(lambda bits, form: form.startswith(FORM))
+
+    def integer_layers(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The names of the layers that `integer_execution` runs in integers at the present bits, and of the others.
+
+        The others have more than 8 bits, or are not nn.Conv2d with zeros for padding or nn.Linear themselves.
+        """
+        weighted = self._weighted()
+        ready = {name for name, layer in weighted.items() if (product := _integer(layer)) and product.ready}
+        names = [name for unit in self.units for name in unit.layers]
+        return tuple(name for name in names if name in ready), tuple(name for name in names if name not in ready)
+
+    def _weighted(self) -> dict[str, QuantizedLayer]:
+        """The layers with weights, by name."""
+        modules = self.model.named_modules()
+        return {name: module for name, module in modules if isinstance(module, QuantizedLayer)}
+
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+
+def _integer(layer: QuantizedLayer) -> IntegerProduct | None:
+    """The layer as a product of integers, or None where there is no operator for it."""
+    if not supports(layer.layer):
+        return None
+    return IntegerProduct(layer.layer, layer.weight_quantizer, layer.input_quantizer, layer.kept)
 
 
 def prepare(model: nn.Module, inputs: Inputs, units: UnitScheme = "block") -> QuantizedNetwork:

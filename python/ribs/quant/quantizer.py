@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ribs import ops
+from ribs.quant.watch import Watch
 
 FLOAT_BITS = 32  # "not quantized", in configurations and costs alike
 
@@ -35,6 +36,8 @@ class FakeQuantizer(nn.Module):
         self.choices: tuple[int, ...] = ()
         self.bits = FLOAT_BITS
         self.observer: StepAverage | PooledSteps | None = None
+        self._watch = Watch()
+        self._numbers: list[tuple[float, int]] = []
         self.register_buffer("step", torch.empty(0))
         self.register_buffer("zero_point", torch.empty(0, dtype=torch.int32))
 
@@ -52,9 +55,25 @@ class FakeQuantizer(nn.Module):
             self.observer.update(x)
         if self.bits == FLOAT_BITS:
             return x
+        return ops.fake_quantize(x, *self.present, *code_range(self.bits, self.symmetric), self.axis)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """The integers that x is rounded to at the chosen bits, which are not 32."""
+        return ops.quantize(x, *self.present, *code_range(self.bits, self.symmetric), self.axis)
+
+    @property
+    def present(self) -> tuple[Tensor, Tensor]:
+        """(step, zero_point) of the chosen bits."""
         index = self.choices.index(self.bits)
-        qmin, qmax = code_range(self.bits, self.symmetric)
-        return ops.fake_quantize(x, self.step[index], self.zero_point[index], qmin, qmax, self.axis)
+        return self.step[index], self.zero_point[index]
+
+    @property
+    def scalars(self) -> tuple[float, int]:
+        """(step, zero_point) of the chosen bits of a quantizer per tensor, as numbers."""
+        step, zero_point = self.step, self.zero_point
+        if self._watch.changed(step, zero_point):
+            self._numbers = list(zip(step.tolist(), zero_point.tolist(), strict=True))
+        return self._numbers[self.choices.index(self.bits)]
 
     def extra_repr(self) -> str:
         kind = "symmetric" if self.symmetric else "asymmetric"

@@ -187,6 +187,29 @@ TEST(outputs_may_overwrite_their_input) {
     });
 }
 
+/// The codes of one case, the first of them `offset` bytes after an address for packs.
+template <class T>
+std::vector<uint8_t> run_codes(const Case<T>& one, int x_offset, int offset) {
+    Memory<T> x(one.x, x_offset);
+    std::vector<uint8_t> codes(one.x.size() + static_cast<size_t>(offset), 77);
+    cuda::quantize(one.forward(x.data(), codes.data() + offset, kElement<T>), nullptr);
+    check_same(x.floats(), one.x);
+    return {codes.begin() + offset, codes.end()};
+}
+
+TEST(codes_are_those_of_the_cpu) {
+    for_each_case(true, [](const auto& one, auto) {
+        std::vector<uint8_t> want(one.x.size(), 78);
+        cpu::quantize(one.forward(one.x.data(), want.data(), Element::kFloat32), kCpuThreads);
+        for (const Order order : emulate::kOrders) {
+            emulate::order = order;
+            CHECK(run_codes(one, 0, 0) == want);
+        }
+        CHECK(run_codes(one, 1, 0) == want);
+        CHECK(run_codes(one, 0, 3) == want);
+    });
+}
+
 /// Where the gradient of x goes.
 enum class Target { apart, grad, x };
 
