@@ -1,4 +1,4 @@
-"""`python -m ribs` is the command line."""
+"""`python -m ribs`, for launchers such as torchrun."""
 
 import sys
 

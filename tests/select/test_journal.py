@@ -11,11 +11,11 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
-import journal_processes
 import numpy as np
 import pytest
-from journal_processes import IDENTITY, assert_rows, journal, row, written
 
+import journal_processes
+from journal_processes import IDENTITY, assert_rows, journal, row, written
 from ribs.select.errors import JournalError
 from ribs.select.journal import Journal
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from journal_processes import assert_rows, journal, row, written
 
+from journal_processes import assert_rows, journal, row, written
 from ribs.select.errors import JournalError
 
 

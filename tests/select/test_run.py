@@ -167,7 +167,7 @@ class Fails(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
 @pytest.mark.parametrize("at", [1, 2, 3, 5, 8, 13, 21, 34])
 def test_model_is_unchanged_after_an_exception_at_any_call(error, at):
     model = nn.Sequential(*network(), Fails(at, error)).eval()
@@ -283,7 +283,8 @@ class Poison(nn.Module):
     def forward(self, x):
         y = self.layer(x)
         exact = (x[:, None] * self.kept).sum(-1) + self.layer.bias
-        return torch.where((y - exact).abs().max() > 0.5 * exact.std(), torch.nan, y)
+        wrong = (y - exact).abs().amax(1, keepdim=True) > 0.5 * exact.std(1, keepdim=True)
+        return torch.where(wrong, torch.nan, y)
 
 
 def test_candidates_of_non_finite_loss_are_left_out_and_named():

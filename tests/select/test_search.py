@@ -13,26 +13,32 @@ from ribs.select.search import repeated_ilp
 
 
 class Losses:
-    """L(b) of every configuration of a small problem, and a count of the losses asked for."""
+    """L(b) of every configuration of a small problem, and a record of the losses asked for.
 
-    def __init__(self, table):
+    Every sample of every shard has the loss of the table.
+    """
+
+    def __init__(self, table, shards=(1, 1)):
         self.table = np.asarray(table, dtype=float)
+        self.shards = shards
         self.profiled = []
         self.evaluated = []
 
-    def evaluate(self, choice):
-        self.evaluated.append(choice)
-        return self.table[choice]
-
-    def profile(self, reference, selected):
-        self.profiled.append((reference, selected))
-        candidates = range(self.table.shape[0])
-        rows = [[self.table[(*reference[:i], k, *reference[i + 1 :])] for k in candidates] for i in selected]
-        return np.array(rows)
+    def measure(self, choices, shard):
+        reference, *probes = choices
+        if shard == 0 and probes:
+            self.profiled.append((reference, sorted({i for probe in probes for i in differing(reference, probe)})))
+        elif shard == 0:
+            self.evaluated.append(reference)
+        return [[self.table[choice]] * self.shards[shard] for choice in choices]
 
     def search(self, start, costs, limits, update_sizes, **options):
-        functions = {"profile": self.profile, "evaluate": self.evaluate}
+        functions = {"measure": self.measure, "shards": self.shards}
         return repeated_ilp(start, costs, limits, update_sizes=update_sizes, **functions, **options)
+
+
+def differing(a, b):
+    return [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y]
 
 
 def separable(values):
@@ -153,12 +159,10 @@ def test_only_the_selected_units_change():
     trace = losses.search(START, costs, [limit], [9, 2, 3], seed=1)
     assert [len(iteration.selected) for iteration in trace.iterations] == [5, 2, 3]
     reference = trace.iterations[0].choice
-    for iteration, (profiled, selected) in zip(trace.iterations[1:], losses.profiled[1:], strict=True):
-        assert (profiled, selected) == (reference, iteration.selected)
-        assert list(selected) == sorted(set(selected))
-        assert all(
-            a == b for i, (a, b) in enumerate(zip(reference, iteration.choice, strict=True)) if i not in selected
-        )
+    for iteration, (profiled, changed) in zip(trace.iterations[1:], losses.profiled[1:], strict=True):
+        assert (profiled, changed) == (reference, list(iteration.selected))
+        assert changed == sorted(set(changed))
+        assert set(differing(reference, iteration.choice)) <= set(changed)
         reference = iteration.choice
 
 
@@ -178,7 +182,9 @@ def test_known_losses_are_not_measured_again():
     trace = losses.search(START, costs, [limit], [5, 5, 2, 2])
     assert len({iteration.choice for iteration in trace.iterations}) == 1
     assert losses.evaluated == [START, trace.iterations[0].choice]
-    assert trace.evaluations == 2 + (5 + 5 + 2 + 2) * 2  # K - 1 probes for each selected unit
+    assert differing(START, trace.best_choice) == [1, 4]
+    assert trace.evaluations == 2 + (5 + 5) * 2 - 2  # the probes of two references, two of which are next to both
+    assert [reference for reference, _ in losses.profiled] == losses.evaluated
 
 
 def test_two_budgets():
@@ -189,11 +195,11 @@ def test_two_budgets():
 
 
 def test_disallowed_candidates_are_neither_chosen_nor_read():
-    losses = Losses([[3.0, 2.0], [1.0, 0.0]])
-    losses.profile = lambda reference, selected: [[3.0, np.nan], [3.0, 2.0]]
+    losses = Losses([[3.0, 2.0], [np.nan, np.nan]])
     trace = losses.search((0, 0), [[[0], [0]], [[0], [0]]], [0], [2], allowed=[[True, False], [True, True]])
     assert (trace.best_choice, trace.evaluations) == ((0, 1), 2)
     assert math.isnan(trace.iterations[0].deltas[0, 1])
+    assert losses.profiled == [((0, 0), [1])]
 
 
 @pytest.mark.parametrize("infinite", [np.nan, np.inf, -np.inf])
@@ -208,7 +214,7 @@ def test_a_solution_of_non_finite_loss_does_not_become_the_reference():
     trace = losses.search((0, 0), [[[0], [0]], [[0], [0]]], [0], [2, 2])
     assert trace.iterations[0].choice == (1, 1)
     assert math.isnan(trace.iterations[0].loss)
-    assert [reference for reference, _ in losses.profiled] == [(0, 0), (0, 0)]
+    assert trace.iterations[1].predicted == trace.iterations[0].predicted  # from (0, 0) again
     assert (trace.best_choice, trace.best_loss) == ((1, 0), 1.0)
 
 
@@ -216,7 +222,8 @@ def test_after_it_the_best_probe_replaces_a_reference_over_the_budget():
     table = np.array([[np.nan, 1.0], [4.0, 2.0]])
     losses = Losses(table)
     trace = losses.search((1, 1), [[[0], [2]], [[0], [2]]], [2], [2, 1])
-    assert losses.profiled[1][0] == trace.iterations[0].choice == (0, 1)  # feasible, and measured as a probe
+    assert trace.iterations[0].choice == (0, 1)  # feasible, and measured as a probe
+    assert trace.iterations[1].predicted == trace.best_loss == 1.0
     blind = Losses(table)
     with pytest.raises(FloatingPointError, match=r"\(0, 0\)"):
         blind.search((1, 1), [[[0], [2]], [[0], [2]]], [0], [2, 1])
@@ -250,10 +257,10 @@ def test_errors_come_before_anything_is_measured(start, limit, sizes, options, e
     assert losses.evaluated == losses.profiled == []
 
 
-def test_a_profile_of_the_wrong_shape_raises():
+def test_losses_of_the_wrong_shape_raise():
     losses = Losses(np.zeros((2, 2)))
-    losses.profile = lambda reference, selected: np.zeros((2, 3))
-    with pytest.raises(ValueError, match=r"shape \(2, 3\), not \(2, 2\)"):
+    losses.measure = lambda choices, shard: np.zeros((len(choices), 3))
+    with pytest.raises(ValueError, match=r"shape \(1, 3\), not \(1, 1\)"):
         losses.search((0, 0), ONE_EACH, [4], [2])
 
 

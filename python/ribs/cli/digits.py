@@ -72,10 +72,11 @@ def batches(
     draw = {1: one_digit, 2: two_digits}.get(digits)
     if draw is None:
         raise ValueError(f"[batches] digits={digits} is not supported; supported numbers are 1 and 2")
-    # Seeds of batches lie in separate ranges for separate sets, so that two sets never share a batch.
-    first = seed << 32
+    # Seeds of batches lie far apart for separate sets, so that two sets do not share a batch. A generator only takes
+    # the lower 32 bits of its seed; the odd factor scatters the sets over all of them.
+    first = seed * 0x9E3779B1
     for index in itertools.count() if count is None else range(count):
-        yield draw(split, batch_size, first + index)
+        yield draw(split, batch_size, (first + index) % 2**32)
 
 
 @functools.cache

@@ -16,7 +16,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         import_module(f"ribs.cli.{arguments.command}").run(arguments)
     except KeyboardInterrupt:
-        print("ribs: interrupted; nothing was written", file=sys.stderr)
+        journal = getattr(arguments, "journal", None)
+        rest = f"the same command goes on from {journal}" if journal else "nothing was written"
+        print(f"ribs: interrupted; {rest}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         if not isinstance(error, (ValueError, TypeError, OSError, ImportError)):
@@ -51,7 +53,18 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=1024, help="calibration samples (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    parser.add_argument(
+        "--profile", choices=("full", "race"), default="full", help="race: measure hopeless candidates on fewer samples"
+    )
+    parser.add_argument(
+        "--execution", choices=("float32", "int8"), default="float32", help="int8: products of integers, on CPUs"
+    )
+    parser.add_argument("--max-seconds", type=float, metavar="S", help="return the best found in about this time")
+    parser.add_argument(
+        "--cache-mib", type=float, default=1024, metavar="MIB", help="for what is kept (default: %(default)s)"
+    )
+    parser.add_argument("--journal", metavar="FOLDER", help="keep every measured loss, to go on after an interruption")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--no-progress", action="store_true", help="no bars")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

@@ -46,6 +46,10 @@ class Inputs:
         starts = range(0, self.samples, samples)
         return [self._map(lambda tensor, start=start: tensor[start : start + samples]) for start in starts]
 
+    def repeat(self, times: int) -> Inputs:
+        """All samples several times over, one batch after the other."""
+        return self._map(lambda tensor: torch.cat([tensor] * times))
+
     def to(self, device: torch.device | str) -> Inputs:
         return self._map(lambda tensor: tensor.to(device))
 

@@ -62,7 +62,12 @@ class QuantizedLayer(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         integer = self.integer
         if integer is not None and not torch.is_grad_enabled() and integer.ready and input.numel() > 0:
-            return integer(input)
+            try:
+                return integer(input)
+            except ValueError:
+                # Codes cannot hold NaN; the float product carries it on to whoever looks at the output.
+                if not bool(input.isnan().any()):
+                    raise
         return _run(self.layer, self.input_quantizer(input), self.quantized_weight())
 
     def __getattr__(self, name: str) -> Any:

@@ -74,7 +74,7 @@ class QuantizedNetwork:
         """Run layers as products of 8-bit integers where gradients are not recorded: those of `integer_layers`.
 
         Sums are exact, where float32 rounds them: a result differs by such roundings, and they move a code of the
-        next layer now and then. Values that are NaN are refused. Channels-last inputs are faster.
+        next layer now and then. A layer whose input holds NaN runs in float. Channels-last inputs are faster.
         Raises: RuntimeError on a device that is no CPU, and on a CPU whose products of integers are not exact.
         """
         check_device(self.device)

@@ -33,19 +33,32 @@ class Bars:
             tqdm.write(text, file=sys.stderr)
 
     def calibration(self, batches: Iterable[Item]) -> Iterable[Item]:
+        # Not a disabled bar: even that takes a lock shared with forked processes, which one killed may hold forever.
+        if not self._show:
+            return batches
         total = len(batches) if isinstance(batches, Sized) else None
-        bar: Iterable[Item] = tqdm(batches, desc="steps", unit="batch", total=total, disable=not self._show)
+        bar: Iterable[Item] = tqdm(batches, desc="steps", unit="batch", total=total)
         return bar
 
-    def start_search(self, probes: int) -> None:
-        layout = "{l_bar}{bar}| {n:.0f}/{total_fmt} probes [{elapsed}<{remaining}{postfix}]"
-        self._search = tqdm(total=probes, desc="search", bar_format=layout, disable=not self._show)
+    def start_search(self, work: float) -> None:
+        """work: how much is ahead, in forward equivalents."""
+        if self._show:
+            layout = "{l_bar}{bar}| {n:.1f}/{total:.0f} forward equivalents [{elapsed}<{remaining}{postfix}]"
+            self._search = tqdm(total=work, desc="search", bar_format=layout)
 
-    def probed(self, probes: float) -> None:
-        assert self._search is not None
-        # Fractions of probes need not add up to a whole number exactly.
-        self._search.update(min(probes, self._search.total - self._search.n))
+    def worked(self, work: float) -> None:
+        if self._search is not None:
+            # The work ahead was an estimate.
+            self._search.total = max(self._search.total, self._search.n + work)
+            self._search.update(work)
 
     def measured(self, loss: float) -> None:
-        assert self._search is not None
-        self._search.set_postfix_str(f"loss {loss:.4g}")
+        if self._search is not None:
+            self._search.set_postfix_str(f"loss {loss:.4g}")
+
+
+def duration(seconds: float) -> str:
+    """In words: "40 s", "12 min", "3.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,10 +69,11 @@ class Plan:
         # Each iteration also runs its reference and its answer; the float outputs and the start take two more.
         return float(all_units * sum(update_sizes) / len(self.candidates) + 2 * len(update_sizes) + 2)
 
-    def name_non_finite(self, losses: NDArray[np.float64], selected: Sequence[int]) -> None:
+    def name_non_finite(self, iteration: Iteration) -> None:
         """Warn of candidates whose loss is NaN or Inf: they are left out of the ILP."""
-        for row, unit in zip(losses, selected, strict=True):
-            bad = [bits for bits, loss in zip(self.candidates[unit], row, strict=False) if not np.isfinite(loss)]
+        for unit, row, seen in zip(iteration.selected, iteration.deltas, iteration.samples, strict=True):
+            options = zip(self.candidates[unit], row, seen, strict=False)
+            bad = [bits for bits, delta, samples in options if samples and not np.isfinite(delta)]
             if bad:
                 warnings.warn(
                     f"[ribs] unit {self.table.units[unit]!r} has a loss of NaN or Inf at {bad}; left out",
@@ -81,18 +83,24 @@ class Plan:
 
     def record(self, iteration: Iteration) -> IterationRecord:
         bits = self.configuration(iteration.choice)
-        deltas = {
-            self.table.units[unit]: dict(zip(self.candidates[unit], map(float, row), strict=False))
-            for unit, row in zip(iteration.selected, iteration.deltas, strict=True)
-        }
+
+        def by_candidate(values: NDArray[Any]) -> dict[str, dict[Bits, Any]]:
+            return {
+                self.table.units[unit]: dict(zip(self.candidates[unit], row, strict=False))
+                for unit, row in zip(iteration.selected, values.tolist(), strict=True)
+            }
+
         return IterationRecord(
             predicted=iteration.predicted,
             loss=iteration.loss,
+            standard_error=iteration.standard_error,
             bops=self.table.bops(bits),
             size_mib=self.table.size_mib(bits),
             bits=bits,
             selected=tuple(self.table.units[unit] for unit in iteration.selected),
-            delta_loss=deltas,
+            delta_loss=by_candidate(iteration.deltas),
+            delta_standard_error=by_candidate(iteration.standard_errors),
+            samples=by_candidate(iteration.samples),
         )
 
 

@@ -10,90 +10,20 @@ that keeps a tensor for a later one), a check finds it, and the unit runs the wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from ribs.quant.inputs import Inputs
+from ribs.quant.layers import QuantizedLayer
 from ribs.quant.network import QuantizedNetwork
-
-NETWORK = -1  # in the place of a call: the network's own forward
-
-
-@dataclass
-class Call:
-    """One call of a watched module. Calls are numbered in the order in which they begin.
-
-    name: path of the module.  inside: number of the call around it, or NETWORK.  end: number of the first call that
-        begins after it has ended.
-    until: its output is read by calls that end before this number, and by no other.
-    changed: the output is changed in place after it was returned, so that a copy must be stored.
-    size: bytes of the output for one sample.
-    unread: the output with something in the place of its tensors that cannot be read.
-    """
-
-    name: str
-    inside: int
-    end: int = 0
-    until: int = 0
-    changed: bool = False
-    size: float = 0.0
-    unread: Any = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one pass showed.
-
-    first: for each unit, the number of its first call.
-    starts: for each unit, the number of the call from which its candidates run: at most its first.
-    kept: the calls whose outputs are stored.
-    size: bytes stored for one sample.
-    """
-
-    calls: tuple[Call, ...]
-    first: tuple[int, ...]
-    starts: tuple[int, ...]
-    kept: frozenset[int]
-    size: float
-
-    def read_from(self, start: int) -> set[int]:
-        """The calls whose outputs a run from `start` on reads."""
-        return _read_from(self.calls, start)
-
-    def within(self, size: float, weights: Sequence[float]) -> Plan:
-        """A plan that stores at most `size` bytes for one sample, and runs the other units from an earlier start.
-
-        weights: the work of each unit, by which starts are chosen: the most work saved for a byte first.
-        """
-        numbers = sorted(set(self.starts) - {0})
-        behind = {start: sum(w for f, w in zip(self.first, weights, strict=True) if f < start) for start in numbers}
-        kept: set[int] = set()
-        chosen = [0]
-        while numbers:
-            gains = {}
-            for start in numbers:
-                added = sum(self.calls[call].size for call in self.read_from(start) - kept)
-                if added + sum(self.calls[call].size for call in kept) <= size:
-                    before = max(other for other in chosen if other < start)
-                    users = sum(
-                        start <= wanted and before == max(c for c in chosen if c <= wanted) for wanted in self.starts
-                    )
-                    gains[start] = users * (behind[start] - behind.get(before, 0.0)) / max(added, 1.0)
-            if not gains:
-                break
-            best = max(gains, key=lambda start: (gains[start], start))
-            chosen.append(best)
-            kept |= self.read_from(best)
-            numbers.remove(best)
-        starts = tuple(max(start for start in chosen if start <= wanted) for wanted in self.starts)
-        return Plan(self.calls, self.first, starts, frozenset(kept), sum(self.calls[call].size for call in kept))
+from ribs.select.side_by_side import Setting, SideBySide
+from ribs.select.watch import NETWORK, Call, OutputReadError, Plan, Watch, read_from, tensors
 
 
 @dataclass
@@ -117,11 +47,12 @@ class Replay:
         around = {name[:end] for name in inner for end, letter in enumerate(name) if letter == "."}
         self._watched = list(dict.fromkeys([*inner, *sorted(around)]))
         self._patched: dict[str, Callable[..., Any]] = {}  # a forward that the user had replaced on the instance
-        self._watch: _Watch | None = None  # while a plan is made
+        self._watch: Watch | None = None  # while a plan is made
         self._plan: Plan | None = None
         self._recording = Recording()
         self._start = self._next = 0
         self._storing = self._astray = False
+        self._side_by_side: SideBySide | None = None
 
     def __enter__(self) -> Replay:
         for name in self._watched:
@@ -139,12 +70,13 @@ class Replay:
         for name, forward in self._patched.items():
             self._network.model.get_submodule(name).forward = forward
 
-    def plan(self, inputs: Inputs, others: Inputs) -> Plan:
+    def plan(self, inputs: Inputs, others: Inputs, fixed: Collection[str] = ()) -> Plan:
         """Watch one pass over `inputs`, a few samples, and check that every unit can be run from its first call.
 
         others: other samples, run in between, so that what a module kept of `inputs` cannot pass the check.
+        fixed: layers whose activation bits never change from now on. What only they read is stored as their codes.
         """
-        watch = self._watch = _Watch()
+        watch = self._watch = Watch()
         try:
             with watch:
                 output = inputs.call(self._network.model)
@@ -152,14 +84,20 @@ class Replay:
         finally:
             self._watch = None
         calls = watch.finish(inputs.samples)
+        for call in calls:
+            [*readers] = {calls[reader].name for reader in call.readers if reader != NETWORK}
+            if len(readers) == 1 and NETWORK not in call.readers and readers[0] in fixed and not call.changed:
+                layer = self._network.model.get_submodule(readers[0])
+                if isinstance(layer, QuantizedLayer) and layer.input_quantizer.bits <= 8:
+                    call.quantizer, call.size = layer.input_quantizer, call.size / 4
         first = [0] * len(self._network.units)  # of a unit that these samples did not reach: the whole network
         for number in reversed(range(len(calls))):
             if calls[number].name in self.unit_of:
                 first[self.unit_of[calls[number].name]] = number
-        everything = frozenset().union(*(_read_from(calls, start) for start in first))
+        everything = frozenset().union(*(read_from(calls, start) for start in first))
         plan = Plan(tuple(calls), tuple(first), tuple(first), everything, 0.0)
         starts = [start if self._repeats(plan, start, inputs, others) else 0 for start in first]
-        kept = frozenset().union(*(_read_from(calls, start) for start in starts))
+        kept = frozenset().union(*(read_from(calls, start) for start in starts))
         return Plan(plan.calls, plan.first, tuple(starts), kept, sum(calls[number].size for number in kept))
 
     def _repeats(self, plan: Plan, start: int, inputs: Inputs, others: Inputs) -> bool:
@@ -168,7 +106,7 @@ class Replay:
         expected = self.record(plan, recording, inputs)
         others.call(self._network.model)
         try:
-            return not recording.whole and _same(self.run(plan, recording, start, inputs), expected)
+            return not recording.whole and same(self.run(plan, recording, start, inputs), expected)
         except OutputReadError:
             return False
 
@@ -186,6 +124,21 @@ class Replay:
     def run(self, plan: Plan, recording: Recording, start: int, inputs: Inputs) -> Any:
         """The network's output with the present bits, given that nothing before call number `start` changed."""
         return self._run(plan, recording, 0 if recording.whole else start, inputs, storing=False)
+
+    def run_side_by_side(
+        self, plan: Plan, recording: Recording, start: int, inputs: Inputs, unit: int, settings: Sequence[Setting]
+    ) -> list[Any]:
+        """The network's output with a unit in each of several settings, from one pass of a batch as many times larger.
+
+        unit: the modules of this unit run once for each setting, on a part of the batch each; all others run once.
+        settings: each changes the bits of the unit; the last to be called stays.
+        """
+        self._side_by_side = SideBySide(frozenset(self._network.units[unit].modules), settings, inputs.samples)
+        try:
+            output = self.run(plan, recording, start, inputs.repeat(len(settings)))
+            return self._side_by_side.parts(output)
+        finally:
+            self._side_by_side = None
 
     def _run(self, plan: Plan, recording: Recording, start: int, inputs: Inputs, *, storing: bool) -> Any:
         self._plan, self._recording, self._start, self._storing = plan, recording, start, storing
@@ -211,106 +164,32 @@ class Replay:
                 self._next = planned.end
                 return self._answer(number, planned)
             self._next += 1
-            output = forward(*args, **kwargs)
+            beside = self._side_by_side
+            each = beside is not None and name in beside.modules
+            output = beside.run(forward, args, kwargs) if beside and each else forward(*args, **kwargs)
             self._astray |= self._next != planned.end
             if self._storing and number in self._plan.kept and not self._astray:
-                self._recording.outputs[number] = _clone(output) if planned.changed else output
+                self._recording.outputs[number] = self._stored(output, planned)
             return output
 
         return call
+
+    def _stored(self, output: Any, planned: Call) -> Any:
+        if planned.quantizer is not None and planned.quantizer.bits <= 8:
+            return planned.quantizer.codes(output)
+        return _clone(output) if planned.changed else output
 
     def _answer(self, number: int, planned: Call) -> Any:
         if number not in self._recording.outputs:
             return planned.unread
         output = self._recording.outputs[number]
+        if planned.quantizer is not None and planned.quantizer.bits <= 8:
+            # Quantizing again what has been quantized changes nothing.
+            step, zero_point = planned.quantizer.scalars
+            output = (output.float() - zero_point).mul_(step)
+        if self._side_by_side is not None:
+            return self._side_by_side.repeated(output)
         return _clone(output) if planned.changed else output
-
-
-class OutputReadError(RuntimeError):
-    """An output was read that nothing read when the network was watched."""
-
-
-class _Unread:
-    """In the place of a tensor that nothing reads: every use of it raises."""
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise OutputReadError(f"[Replay] {getattr(func, '__name__', func)} read an output that is not stored")
-
-    def __getattr__(self, name: str) -> Any:
-        raise OutputReadError(f"[Replay] {name} of an output was read that is not stored")
-
-    def _refuse(self, *others: Any) -> Any:
-        raise OutputReadError("[Replay] an output was read that is not stored")
-
-    __bool__ = __len__ = __iter__ = __getitem__ = __setitem__ = __neg__ = _refuse
-    __add__ = __sub__ = __mul__ = __truediv__ = __matmul__ = __pow__ = _refuse
-    __iadd__ = __isub__ = __imul__ = __itruediv__ = __lt__ = __gt__ = __le__ = __ge__ = _refuse
-
-
-_UNREAD = _Unread()
-
-
-class _Watch(TorchFunctionMode):
-    """Sees the calls of watched modules and what reads their outputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[Call] = []
-        self._running: list[int] = []
-        self._outputs: list[Any] = []  # kept, so that no later tensor takes the id of one of them
-        self._versions: dict[int, list[int]] = {}
-        self._source: dict[int, int] = {}  # id of a tensor -> the last call that returned it
-        self._readers: dict[int, set[int]] = {}
-
-    def call(self, name: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        number = len(self.calls)
-        self.calls.append(Call(name, self._running[-1] if self._running else NETWORK))
-        self._outputs.append(None)
-        self._running.append(number)
-        output = forward(*args, **kwargs)
-        self._running.pop()
-        self.calls[number].end = len(self.calls)
-        self.returned(number, output)
-        self._outputs[number] = output
-        with torch._C.DisableTorchFunction():  # reading a version is not reading the output
-            self._versions[number] = _versions(output)
-        self._source.update((id(leaf), number) for leaf in _tensors(output))
-        return output
-
-    def returned(self, number: int, output: Any) -> None:
-        """What a call returns it reads, for whoever reads it next."""
-        self._read(output, number)
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        self._read((args, kwargs), self._running[-1] if self._running else NETWORK)
-        return func(*args, **kwargs)
-
-    def _read(self, tree: Any, reader: int) -> None:
-        for leaf in _tensors(tree):
-            if id(leaf) in self._source:
-                self._readers.setdefault(self._source[id(leaf)], set()).add(reader)
-
-    def finish(self, samples: int) -> list[Call]:
-        for number, call in enumerate(self.calls):
-            ends = [len(self.calls) + 1 if r == NETWORK else self.calls[r].end for r in self._readers.get(number, ())]
-            call.until = max(ends, default=0)
-            call.changed = _versions(self._outputs[number]) != self._versions[number]
-            call.size = sum(leaf.numel() * leaf.element_size() for leaf in _tensors(self._outputs[number])) / samples
-            call.unread = tree_map(lambda leaf: _UNREAD if isinstance(leaf, Tensor) else leaf, self._outputs[number])
-        return self.calls
-
-
-def _read_from(calls: Sequence[Call], start: int) -> set[int]:
-    """The calls that had ended before `start`, in one that had not, and whose output is read by one that had not."""
-    return {
-        number
-        for number, call in enumerate(calls[:start])
-        if call.end <= start < call.until and (call.inside == NETWORK or calls[call.inside].end > start)
-    }
 
 
 def _between(model: nn.Module, units: Iterable[str]) -> list[str]:
@@ -324,19 +203,11 @@ def _between(model: nn.Module, units: Iterable[str]) -> list[str]:
     return found
 
 
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _versions(tree: Any) -> list[int]:
-    return [leaf._version for leaf in _tensors(tree)]
-
-
 def _clone(tree: Any) -> Any:
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, tree)
 
 
-def _same(left: Any, right: Any) -> bool:
+def same(left: Any, right: Any) -> bool:
     """Equal outputs, bit for bit but for the sign of zero; NaN equals nothing."""
-    pairs = list(zip(_tensors(left), _tensors(right), strict=True))
+    pairs = list(zip(tensors(left), tensors(right), strict=True))
     return all(torch.equal(a, b) for a, b in pairs)

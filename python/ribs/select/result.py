@@ -15,19 +15,25 @@ from ribs.select.table import text_table
 class IterationRecord:
     """One iteration of Algorithm 1.
 
-    predicted: task loss that the ILP expected of its configuration; loss: the loss then measured.
+    predicted: task loss that the ILP expected of its configuration; loss: the loss then measured, a mean over samples;
+        standard_error: of that mean.
     bops, size_mib: cost of that configuration.  bits: that configuration.
     selected: the units whose candidates were measured.
     delta_loss: {unit: {(weight bits, activation bits): measured loss change from the reference}}.
+    delta_standard_error: of these changes, which are means over the same samples with and without the change.
+    samples: how many samples each change is a mean over; in a race, fewer for those that left it early.
     """
 
     predicted: float
     loss: float
+    standard_error: float
     bops: int
     size_mib: float
     bits: Configuration
     selected: tuple[str, ...]
     delta_loss: dict[str, dict[Bits, float]]
+    delta_standard_error: dict[str, dict[Bits, float]]
+    samples: dict[str, dict[Bits, int]]
 
 
 @dataclass(frozen=True)
@@ -44,20 +50,25 @@ class Result:
 
     bits: (weight bits, activation bits) of each unit.
     model: the quantized network, an nn.Module in eval mode.
-    loss: mean task loss on the calibration set.
+    loss: mean task loss on the calibration set, in float32.  standard_error: of that mean.
+    loss_as_searched: the same in the execution of the search; another number only for execution="int8".
     bops: bit operations of one sample.  size_mib: MiB of the weights.
     limits: the budget in bit operations ("bops") and bits of weights ("size_mib"); empty for `ribs.quantize`.
     history: one record an iteration; empty for `ribs.quantize`.
+    stopped: whether `max_seconds` ended the search before its last iteration.
     costs: the cost of any other configuration.
     """
 
     bits: Configuration
     model: nn.Module
     loss: float
+    standard_error: float
+    loss_as_searched: float
     bops: int
     size_mib: float
     limits: dict[str, int]
     history: tuple[IterationRecord, ...]
+    stopped: bool
     cost_of_search: SearchCost
     costs: CostTable
 
@@ -77,9 +88,14 @@ class Result:
             used = self.costs.weight_bits(self.bits) / self.limits["size_mib"]
             spent[1] += f" ({100 * used:.2f} % of the budget)"
         cost = self.cost_of_search
+        loss = f"task loss {self.loss:.6g} +- {self.standard_error:.2g}"
+        if self.loss_as_searched != self.loss:
+            loss += f" ({self.loss_as_searched:.6g} in int8, as searched: {self.loss_as_searched / self.loss - 1:+.2%})"
+        ended = " (out of time)" if self.stopped else ""
         return (
-            f"{table}\n\ntask loss {self.loss:.6g}, {', '.join(spent)}; found in {len(self.history)} iterations, "
-            f"{cost.forward_equivalents:.1f} forward equivalents, {cost.seconds:.1f} s"
+            f"{table}\n\n{loss}, {', '.join(spent)}; found in "
+            f"{len(self.history)} iterations{ended}, {cost.forward_equivalents:.1f} forward equivalents, "
+            f"{cost.seconds:.1f} s"
         )
 
     def __str__(self) -> str:

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any, Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from ribs.quant.inputs import collect
-from ribs.quant.network import calibrate, prepare
+from ribs.quant.network import QuantizedNetwork, calibrate, prepare
 from ribs.quant.units import UnitScheme
-from ribs.select.bars import Bars
+from ribs.select.bars import Bars, duration
 from ribs.select.budget import Budget
 from ribs.select.cost import AnyBits, CostTable
+from ribs.select.identity import identity
+from ribs.select.journal import Journal
 from ribs.select.loss import TaskLoss, kl_divergence
-from ribs.select.plan import Pins, bit_choices, bit_widths, make_plan
+from ribs.select.plan import Pins, Plan, bit_choices, bit_widths, make_plan
+from ribs.select.race import Race
+from ribs.select.ranks import Ranks
 from ribs.select.result import Result, SearchCost
-from ribs.select.search import Choice, Iteration, repeated_ilp
-from ribs.select.sensitivity import Sensitivity
+from ribs.select.samples import standard_error
+from ribs.select.search import Iteration, Trace, repeated_ilp
+from ribs.select.sensitivity import MIB, Losses, Sensitivity
+
+Profile = Literal["full", "race"]
+Execution = Literal["float32", "int8"]
+RACE_SHARD = 32  # samples: below it a pass of a small batch costs much more for each sample
+WEIGHTS_SHARE = 0.5  # of the cache, for quantized weights of all bits; the rest is for outputs
+FINALS = 2  # passes that a search still makes after its time is up
 
 
 def search(
@@ -37,13 +48,19 @@ def search(
     pool_batches: bool = False,
     pins: Pins | None = None,
     loss: TaskLoss = kl_divergence,
+    profile: Profile = "full",
+    execution: Execution = "float32",
+    max_seconds: float | None = None,
+    cache_mib: float = 1024,
+    journal: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Result:
     """Choose the bits of every unit of a trained network that lose the least within a budget (RIBS, Algorithm 1).
 
     model: float32, in eval mode; it is never changed.
-    loader: yields batches of inputs, no labels needed: tensors, tuples led by the input, or dicts of tensors.
+    loader: yields batches of inputs, no labels needed: tensors, tuples led by the input, or dicts of tensors. It is
+        read once.
     budget: bit operations, MiB of weights, or both.
     bits: candidate bit-widths, 1..8; the weights and activations of a unit share one, unless `activation_bits` fixes
         those of the activations.
@@ -55,64 +72,167 @@ def search(
         are averaged, as in the paper.
     pins: {unit name, "first" or "last": bits or (weight bits, activation bits)} that stay as given; 32 is float.
     loss: f(float_output, quantized_output) -> [samples] losses; by default the KL divergence of softmax outputs.
+    profile: "full" measures every candidate on all samples. "race" stops measuring those that, by their errors so
+        far, will hardly be in a solution: several times less work, at the risk that `ribs.select.race.Race` states.
+        The configuration returned is measured on all samples either way.
+    execution: "int8" runs the candidates as products of 8-bit integers where there is an operator for it, several times
+        faster on CPUs that can. Its losses differ from those in float32 by rounding; the difference at the
+        configuration found is measured and reported, and the loss of the result is that in float32.
+    max_seconds: return the best found in about this time. The first batch is always profiled.
+    cache_mib: MiB for outputs of the network and quantized weights that are kept to be used again. With less, more is
+        computed again; the result is the same.
+    journal: a folder in which every measured loss is kept as it comes. Killed at any moment, the same call goes on
+        from there and ends with the same result; a call with another budget uses its losses too.
     seed: of the random choice of units. The same call on the same device gives the same result.
     progress: show bars.
 
-    Raises: InfeasibleBudgetError naming the least reachable cost; ValueError or TypeError for bad input, all before
-        any long work. The model stays as it is whatever happens.
+    Where `torch.distributed` is initialised, all of its processes must make the same call; they share the work, and
+    all get the result that one process alone would have found.
+
+    Raises: InfeasibleBudgetError naming the least reachable cost; ValueError or TypeError for bad input, JournalError
+        for a journal of another search or one that cannot be used, all before any long work; JournalError where the
+        disk is full, after which the same call goes on. The model stays as it is whatever happens.
     """
     started = time.perf_counter()
     choices = bit_choices(bits, activation_bits)
-    for name, value in (("iterations", iterations), ("update_size", update_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"[search] {name}={value} is not allowed; give at least 1")
+    _check(iterations=iterations, update_size=update_size, max_seconds=max_seconds, cache_mib=cache_mib)
+    _check_name("profile", profile, get_args(Profile))
+    _check_name("execution", execution, get_args(Execution))
     batches = collect(model, loader, calibration_samples)
+    shards = batches if profile == "full" else [shard for batch in batches for shard in batch.split(RACE_SHARD)]
     network = prepare(model, batches[0], units)
     plan = make_plan(CostTable.of(network.trace, network.units), budget, choices, activation_bits, pins)
     n = len(network.units)
     sizes = [n] + [min(update_size or max(1, n // 2), n)] * (iterations - 1)
-    with Bars(progress) as bars:
+    if execution == "int8":
+        _check_int8(network)
+    with ExitStack() as stack:
+        ranks = stack.enter_context(closing(Ranks()))
+        bars = stack.enter_context(Bars(progress and ranks.rank == 0))
+        fields = {}
+        if journal is not None or ranks.count > 1:
+            fields = identity(model, shards, plan, loss, pool_batches=pool_batches, execution=execution, seed=seed)
+            ranks.check_same({**fields, "budget": str(plan.limits), "update sizes": str(sizes), "profile": profile})
+        losses = stack.enter_context(_journal(journal, fields, ranks))
+        sensitivity = Sensitivity(
+            network,
+            shards,
+            plan.candidates,
+            loss,
+            cache_mib=cache_mib * (1 - WEIGHTS_SHARE),
+            ranks=ranks,
+            known=losses.known if losses else None,
+            record=losses.record if losses else None,
+            progress=bars.worked,
+        )
+        work = plan.forward_equivalents(sizes)
+        at_most = "about" if profile == "full" else "at most"
         bars.say(
-            f"ribs: {n} units, {iterations} iterations, {plan.probes(sizes)} probes on "
-            f"{sum(batch.samples for batch in batches)} samples: about {plan.forward_equivalents(sizes):.0f} "
-            "forward passes of the calibration set"
+            f"ribs: {n} units, {iterations} iterations, {plan.probes(sizes)} probes on {sum(sensitivity.samples)} "
+            f"samples: {at_most} {work:.0f} forward equivalents (passes of the float network over the samples); one "
+            f"took {sensitivity.seconds_of_a_pass:.3g} s, so {at_most} {duration(work * sensitivity.seconds_of_a_pass)}"
         )
         calibrate(network, batches, plan.bit_widths, pooled=pool_batches, progress=bars.calibration)
-        bars.start_search(plan.probes(sizes))
-        sensitivity = Sensitivity(network, batches, plan.candidates, loss, progress=bars.probed)
+        if execution == "int8":
+            network.configure(plan.configuration(plan.start))
+            whole, others = network.integer_layers()
+            bars.say(f"ribs: {len(whole)} layers run in int8; in float32 {', '.join(others) or 'none'}")
+        bars.start_search(work)
 
-        def profile(reference: Choice, selected: Sequence[int]) -> NDArray[np.float64]:
-            losses = sensitivity.profile(reference, selected)
-            plan.name_non_finite(losses, selected)
-            return losses
+        def out_of_time() -> bool:
+            spent = time.perf_counter() - started + FINALS * sensitivity.seconds_of_a_pass
+            return max_seconds is not None and bool(ranks.first(spent > max_seconds))
 
         def report(iteration: Iteration) -> None:
+            plan.name_non_finite(iteration)
             bars.measured(iteration.loss)
 
-        trace = repeated_ilp(
-            plan.start,
-            plan.costs,
-            plan.available,
-            profile=profile,
-            evaluate=sensitivity.evaluate,
-            update_sizes=sizes,
-            allowed=plan.allowed,
-            seed=seed,
-            on_iteration=report,
-        )
+        with _executed(network, execution, cache_mib):
+            trace = repeated_ilp(
+                plan.start,
+                plan.costs,
+                plan.available,
+                measure=sensitivity.measure,
+                shards=sensitivity.samples,
+                update_sizes=sizes,
+                race=Race() if profile == "race" else None,
+                allowed=plan.allowed,
+                seed=seed,
+                stop=out_of_time,
+                on_iteration=report,
+            )
+        losses_in_float = sensitivity.again(trace.best_choice) if execution == "int8" else None
+    return _result(network, plan, trace, sensitivity, losses_in_float, started)
+
+
+@contextmanager
+def _executed(network: QuantizedNetwork, execution: Execution, cache_mib: float) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(network.keep_weights(int(cache_mib * MIB * WEIGHTS_SHARE)))
+        if execution == "int8":
+            stack.enter_context(network.integer_execution())
+        yield
+
+
+def _result(
+    network: QuantizedNetwork,
+    plan: Plan,
+    trace: Trace,
+    sensitivity: Sensitivity,
+    in_float: Losses | None,
+    started: float,
+) -> Result:
     best = plan.configuration(trace.best_choice)
     network.configure(best)
     return Result(
         bits=best,
         model=network.model,
-        loss=trace.best_loss,
+        loss=trace.best_loss if in_float is None else float(in_float.mean()),
+        standard_error=trace.best_standard_error if in_float is None else standard_error(in_float),
+        loss_as_searched=trace.best_loss,
         bops=plan.table.bops(best),
         size_mib=plan.table.size_mib(best),
         limits=plan.limits,
         history=tuple(map(plan.record, trace.iterations)),
+        stopped=trace.stopped,
         cost_of_search=SearchCost(sensitivity.forward_equivalents, time.perf_counter() - started),
         costs=plan.table,
     )
+
+
+@contextmanager
+def _journal(
+    folder: str | os.PathLike[str] | None, fields: Mapping[str, str], ranks: Ranks
+) -> Iterator[Journal | None]:
+    """The journal of this process, which knows what those of all processes know."""
+    if folder is None:
+        yield None
+        return
+    with ranks.together(lambda: Journal(folder, fields, rank=ranks.rank)) as opened:
+        for known in ranks.exchange(opened.known):
+            for key, losses in known.items():
+                opened.known.setdefault(key, losses)
+        yield opened
+
+
+def _check_int8(network: QuantizedNetwork) -> None:
+    try:
+        with network.integer_execution():
+            pass
+    except RuntimeError as error:
+        raise ValueError(f"[search] execution='int8' is not possible here: {error}") from None
+
+
+def _check_name(argument: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"[search] {argument}={value!r} is not supported; give one of {allowed}")
+
+
+def _check(**arguments: float | None) -> None:
+    least = {"iterations": 1, "update_size": 1, "max_seconds": 0, "cache_mib": 0}
+    for name, value in arguments.items():
+        if value is not None and not value >= least[name]:
+            raise ValueError(f"[search] {name}={value} is not allowed; give at least {least[name]}")
 
 
 def quantize(
@@ -140,15 +260,18 @@ def quantize(
         widths = bit_widths(configuration.values())
         calibrate(network, batches, widths, pooled=pool_batches, progress=bars.calibration)
     sensitivity = Sensitivity(network, batches, [[configuration[name]] for name in table.units], loss)
-    measured = sensitivity.evaluate((0,) * len(network.units))
+    losses = sensitivity.evaluate((0,) * len(network.units))
     return Result(
         bits=configuration,
         model=network.model,
-        loss=measured,
+        loss=float(losses.mean()),
+        standard_error=standard_error(losses),
+        loss_as_searched=float(losses.mean()),
         bops=table.bops(configuration),
         size_mib=table.size_mib(configuration),
         limits={},
         history=(),
+        stopped=False,
         cost_of_search=SearchCost(sensitivity.forward_equivalents, time.perf_counter() - started),
         costs=table,
     )

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ribs.select.ilp import Costs, check_feasible, solve
+from ribs.select.ilp import Costs, check_feasible
+from ribs.select.race import Program, Race, contest, profile
+from ribs.select.samples import Choice, Measure, Samples
 
-Choice = tuple[int, ...]
-Profile = Callable[[Choice, Choice], ArrayLike]
+LEAST = 4  # a race never needs to see more than a quarter of the samples
 
 
 @dataclass(frozen=True)
@@ -21,20 +22,28 @@ class Iteration:
     """What one integer linear program was given and what came of it.
 
     selected: the units whose candidates were profiled, rising.
-    deltas: [len(selected), K] measured changes of the loss; 0 for the reference's own candidates, and NaN,
-        inf or -inf for those that were excluded.
+    deltas: [len(selected), K] measured changes of the loss; 0 for the reference's own candidates, NaN for those
+        not allowed, and NaN, inf or -inf for those that were excluded.
+    standard_errors: [len(selected), K] of the deltas, which are of the same samples with and without the change;
+        NaN where fewer than two samples were seen.
+    samples: [len(selected), K] how many samples each candidate saw.
+    standing: [len(selected), K] bool, the candidates that the program was given: neither excluded nor raced out.
     choice: the configuration found, a candidate index for each unit.
     predicted: the loss of the reference plus the objective of the program.
-    loss: the measured loss of `choice`. Where it is not finite, `choice` did not become
-        the reference.
+    loss, standard_error: the measured loss of `choice`; in a race, on the samples that the iteration saw. Where it
+        is not finite, `choice` did not become the reference.
     costs: the exact costs of `choice`, one for each budget.
     """
 
     selected: tuple[int, ...]
     deltas: NDArray[np.float64]
+    standard_errors: NDArray[np.float64]
+    samples: NDArray[np.int64]
+    standing: NDArray[np.bool_]
     choice: Choice
     predicted: float
     loss: float
+    standard_error: float
     costs: tuple[int, ...]
 
 
@@ -42,20 +51,27 @@ class Iteration:
 class Trace:
     """A whole search.
 
-    start_loss: loss of the configuration it started from.
+    start_loss: loss of the configuration it started from; in a race, on the samples that it saw.
     iterations: in order.
     best_choice: of all configurations within the budgets whose loss was measured, probes of a single unit
-        included, the one of least loss; of equals the one of least cost, then the lexicographically first.
-    best_loss, best_costs: its measured loss and exact costs.
-    evaluations: how many losses were measured, the start, the probes and the configurations found together.
+        included, the one of least loss; of equals the one of least cost, then the lexicographically first. In a
+        race, of those that could not be told from it before all samples were measured.
+    best_loss, best_standard_error, best_costs: its loss over all samples, the error of that mean, its exact costs.
+    finalists: the loss over all samples of `best_choice` and of the configurations measured on all with it.
+    evaluations: how many losses were measured, the start, the probes and the configurations found together, each
+        as the share of the samples that it was measured on.
+    stopped: whether `stop` ended the search early.
     """
 
     start_loss: float
     iterations: tuple[Iteration, ...]
     best_choice: Choice
     best_loss: float
+    best_standard_error: float
     best_costs: tuple[int, ...]
-    evaluations: int
+    finalists: dict[Choice, float]
+    evaluations: float
+    stopped: bool
 
 
 def repeated_ilp(
@@ -63,25 +79,33 @@ def repeated_ilp(
     costs: Costs,
     limits: Sequence[int],
     *,
-    profile: Profile,
-    evaluate: Callable[[Choice], float],
+    measure: Measure,
+    shards: Sequence[int],
     update_sizes: Sequence[int],
+    race: Race | None = None,
     allowed: ArrayLike | None = None,
     seed: int = 0,
-    on_iteration: Callable[[Iteration], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    on_iteration: Callable[[Iteration], None] = lambda iteration: None,
 ) -> Trace:
     """Search the configuration of least loss within the budgets by repeated ILP (RIBS, Algorithm 1).
 
     start: N candidate indices, the first reference b0. It may be over the budgets if `update_sizes[0]` is N.
     costs: [N, K, C] integers, one for each of C budgets.
     limits: C integers, upper bounds of the total costs.
-    profile: f(reference, selected) -> [len(selected), K] losses L(b) of the reference with unit i at
-        candidate k. Entries of the reference's own candidates and of candidates that are not allowed are not
-        read.
-    evaluate: f(choice) -> L(b), not called for configurations whose loss is known.
+    measure: f(choices, shard) -> [len(choices), samples of that shard] losses. Asked for a reference, first in the
+        list, with all its changes of a single unit, or for one configuration; never again for a loss it has
+        returned, except that of a reference.
+    shards: how many samples each shard of the calibration set has. L(b) is the mean over all of them, in order.
     update_sizes: the number of units changed in each iteration (the paper's M); N or more is all.
+    race: when candidates stop being measured; by default all are measured on all samples. In a race the configuration
+        found is also the best measured one of the solution and of those that change fewer units; and the reference
+        stays, if within the budgets, where what was found is worse on the samples seen. Later races then see more
+        samples before they end, up to a quarter of all.
     allowed: [N, K] bool; all by default.
     seed: of the random choice of units.
+    stop: asked between shards. Once it is true the present iteration makes do with the shards it has, at least one,
+        and is the last; only the configurations found are still measured on all.
     on_iteration: told of every iteration after it is done.
 
     Each program is over the selected units, with the budgets less what the other units cost, and with every
@@ -96,30 +120,63 @@ def repeated_ilp(
     """
     problem = _Problem(costs, limits, allowed)
     reference = problem.check(start, update_sizes)
-    loss = float(evaluate(reference))
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"[search] the loss of the start {reference} is {loss}")
-    start_loss, measured, evaluations = loss, {reference: loss}, 1
-    generator, iterations = np.random.default_rng(seed), []
+    first, samples = reference, Samples(measure, shards)
+    samples.ask([first], 0)
+    generator, iterations, stopped = np.random.default_rng(seed), list[Iteration](), False
+    least = 2 * race.first if race is not None else samples.total
     for size in update_sizes:
+        if stopped:
+            break
+        problem.check_finite(first, samples)
         selected = _select(generator, problem.units, size)
-        losses = np.array(profile(reference, selected), dtype=np.float64)
-        deltas, probes = problem.deltas(reference, loss, selected, losses)
-        evaluations += len(probes)
-        measured = probes | measured
-        choice, objective = problem.improve(reference, selected, deltas)
-        if choice not in measured:
-            measured[choice] = float(evaluate(choice))
-            evaluations += 1
+        found = profile(samples, problem.program(reference, selected), race, least, stop)
+        problem.check_finite(first, samples)
+        choice, stopped, base = next(iter(found.answers)), found.stopped, samples.mean(reference)
+        stays = race is not None and problem.usable(reference, samples)
+        if race is not None:
+            finite = [answer for answer in found.answers if math.isfinite(samples.mean(answer))]
+            choice = min(finite, key=samples.mean, default=choice)
+            stays = stays and samples.worse(choice, reference)
+        predicted, loss = base + found.answers[choice], samples.mean(choice)
         iterations.append(
-            Iteration(selected, deltas, choice, loss + objective, measured[choice], problem.costs_of(choice))
+            Iteration(
+                selected=selected,
+                deltas=found.deltas,
+                standard_errors=found.standard_errors,
+                samples=found.samples,
+                standing=found.standing,
+                choice=choice,
+                predicted=predicted,
+                loss=loss,
+                standard_error=samples.standard_error(choice),
+                costs=problem.costs_of(choice),
+            )
         )
-        if on_iteration is not None:
-            on_iteration(iterations[-1])
-        reference = choice if math.isfinite(measured[choice]) else problem.fallback(reference, measured)
-        loss = measured[reference]
-    best = problem.best(measured)
-    return Trace(start_loss, tuple(iterations), best, measured[best], problem.costs_of(best), evaluations)
+        on_iteration(iterations[-1])
+        # In a race a step up is more often an error of the few samples than a way to somewhere better. Taken, the
+        # errors would add up from one iteration to the next; instead, the next one sees more samples.
+        if stays:
+            least = max(least, min(2 * least, samples.total // LEAST))
+        elif math.isfinite(loss):
+            reference = choice
+        else:
+            reference = problem.fallback(reference, samples)
+    known = problem.known(samples)
+    if not all(map(samples.complete, known)):
+        known = contest(samples, known, samples.total)
+    finalists = {choice: samples.mean(choice) for choice in known}
+    best = problem.best(finalists)
+    return Trace(
+        start_loss=samples.mean(first),
+        iterations=tuple(iterations),
+        best_choice=best,
+        best_loss=finalists[best],
+        best_standard_error=samples.standard_error(best),
+        best_costs=problem.costs_of(best),
+        finalists=finalists,
+        evaluations=samples.counted / samples.total,
+        stopped=stopped,
+    )
 
 
 def _select(generator: np.random.Generator, units: int, size: int) -> tuple[int, ...]:
@@ -160,45 +217,33 @@ class _Problem:
     def fits(self, choice: Choice) -> bool:
         return all(map(operator.le, self.costs_of(choice), self.limits))
 
-    def deltas(
-        self, reference: Choice, loss: float, selected: tuple[int, ...], losses: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], dict[Choice, float]]:
-        """[len(selected), K] delta losses, NaN where not allowed, and the loss of each probe."""
-        expected = len(selected), self.allowed.shape[1]
-        if losses.shape != expected:
-            raise ValueError(f"[search] the profile has shape {losses.shape}, not {expected}")
-        probes = {}
-        for row, unit in enumerate(selected):
-            losses[row, ~self.allowed[unit]] = np.nan
-            losses[row, reference[unit]] = loss
-            for k in np.flatnonzero(self.allowed[unit]).tolist():
-                if k != reference[unit]:
-                    probe = (*reference[:unit], k, *reference[unit + 1 :])
-                    probes[probe] = float(losses[row, k])
-        return losses - loss, probes
+    def check_finite(self, start: Choice, samples: Samples) -> None:
+        if not math.isfinite(loss := samples.mean(start)):
+            raise FloatingPointError(f"[search] the loss of the start {start} is {loss}")
 
-    def improve(
-        self, reference: Choice, selected: tuple[int, ...], deltas: NDArray[np.float64]
-    ) -> tuple[Choice, float]:
-        """The solution of the integer linear program over the selected units, and its objective."""
-        costs = [self.costs[unit] for unit in selected]
-        freed = [costs[row][reference[unit]] for row, unit in enumerate(selected)]
+    def program(self, reference: Choice, selected: tuple[int, ...]) -> Program:
+        """What the selected units may take, the others staying as in the reference."""
         # The budget is for all units: what those that stay cost is not there to be spent.
-        left = [
-            limit - spent + sum(cost[c] for cost in freed)
-            for c, (limit, spent) in enumerate(zip(self.limits, self.costs_of(reference), strict=True))
-        ]
-        solution = solve(deltas, costs, left)
-        changed = dict(zip(selected, solution.choice, strict=True))
-        return tuple(changed.get(unit, k) for unit, k in enumerate(reference)), solution.objective
+        stay = [self.costs[unit][k] for unit, k in enumerate(reference) if unit not in selected]
+        left = tuple(limit - sum(cost[c] for cost in stay) for c, limit in enumerate(self.limits))
+        return Program(reference, selected, [self.costs[unit] for unit in selected], left, self.allowed[list(selected)])
 
-    def fallback(self, reference: Choice, measured: dict[Choice, float]) -> Choice:
-        """The reference after a solution of non-finite loss: the same, or the best if it costs too much."""
-        return reference if self.fits(reference) else self.best(measured)
-
-    def best(self, measured: dict[Choice, float]) -> Choice:
-        known = [choice for choice, loss in measured.items() if math.isfinite(loss) and self.fits(choice)]
-        if not known:
-            within = [choice for choice in measured if self.fits(choice)]
+    def known(self, samples: Samples) -> list[Choice]:
+        """All configurations within the budgets that were measured, of finite loss so far."""
+        finite = [choice for choice in samples.choices if self.usable(choice, samples)]
+        if not finite:
+            within = [choice for choice in samples.choices if self.fits(choice)]
             raise FloatingPointError(f"[search] no loss measured within the budgets is finite: {within}")
-        return min(known, key=lambda choice: (measured[choice], self.costs_of(choice), choice))
+        return finite
+
+    def usable(self, choice: Choice, samples: Samples) -> bool:
+        return self.fits(choice) and math.isfinite(samples.mean(choice))
+
+    def fallback(self, reference: Choice, samples: Samples) -> Choice:
+        """The reference after a solution of non-finite loss: the same, or the best if that will not do."""
+        if self.usable(reference, samples):
+            return reference
+        return self.best({choice: samples.mean(choice) for choice in self.known(samples)})
+
+    def best(self, losses: dict[Choice, float]) -> Choice:
+        return min(losses, key=lambda choice: (losses[choice], self.costs_of(choice), choice))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,15 +16,18 @@ from numpy.typing import NDArray
 
 from ribs.quant.inputs import Inputs
 from ribs.quant.network import Bits, QuantizedNetwork
+from ribs.quant.quantizer import FLOAT_BITS
 from ribs.select.loss import TaskLoss
 from ribs.select.ranks import Ranks
-from ribs.select.replay import Plan, Recording, Replay
-from ribs.select.search import Choice
+from ribs.select.replay import Recording, Replay, same
+from ribs.select.samples import Choice
+from ribs.select.watch import Plan
 
 Losses = NDArray[np.float64]
 Key = tuple[Choice, int]  # a configuration, and the number of a shard
 MIB = 2**20
 WATCHED_SAMPLES = 2
+SIDE_BY_SIDE = {"cpu": 32 * MIB}  # bytes of the largest output of a pass; other devices have not been measured
 
 
 @dataclass
@@ -37,10 +44,13 @@ class Sensitivity:
 
     candidates: for each unit, the (weight, activation) bits it may take; configurations are tuples of indices into
         these.
+    cache_mib: limit for stored outputs.
     samples: of each shard.
     known: losses that need not be measured again, by configuration and shard; all that are measured come here too.
     forward_equivalents: work asked for so far, in passes of the network over the calibration set; what was known
         when asked for the first time counts as well, so that an interrupted search ends with the same number.
+    seconds_of_a_pass: how long the float network took.
+    record: told of every loss that this process measured.  progress: told of work, in forward equivalents.
     """
 
     def __init__(
@@ -53,8 +63,8 @@ class Sensitivity:
         cache_mib: float = 1024,
         ranks: Ranks | None = None,
         known: Mapping[Key, Losses] | None = None,
-        record: Callable[[Choice, int, Losses], None] = lambda choice, shard, losses: None,
-        progress: Callable[[float], None] = lambda probes: None,
+        record: Callable[[Choice, int, Losses], None] | None = None,
+        progress: Callable[[float], None] = lambda work: None,
     ) -> None:
         self.samples = tuple(shard.samples for shard in shards)
         self.known = dict(known or {})
@@ -63,14 +73,20 @@ class Sensitivity:
         self._shards = shards
         self._candidates = candidates
         self._loss = loss
-        self._ranks = ranks or Ranks()
-        self._record = record
+        self._ranks = ranks or Ranks(alone=True)
+        self._record = record or (lambda choice, shard, losses: None)
         self._progress = progress
         self._asked: set[Key] = set()
         self._held: dict[int, tuple[int, Choice]] = {}  # what the slots would hold if nothing had been known
         self._work = _work(network)
+        started = time.perf_counter()
         self._float_outputs = self._run_float()
+        self.seconds_of_a_pass = time.perf_counter() - started
         self._limit = cache_mib * MIB
+        self._most = max(map(len, candidates)) - 1  # candidates of a unit beside the reference's
+        self._beside: set[int] = set()
+        self._one_by_one = False  # what runs side by side was found to differ from single passes
+        self._checked_from = sys.maxsize  # calls from here on were found to be the same
         self._replay = Replay(network)
         self._plan: Plan | None = None
         self._slots: list[_Slot] = []
@@ -78,7 +94,7 @@ class Sensitivity:
     @torch.no_grad()
     def _run_float(self) -> list[Any]:
         """The float network's outputs; a candidate of 32 bits everywhere has a loss of exactly 0."""
-        self._network.configure(dict.fromkeys((unit.name for unit in self._network.units), (32, 32)))
+        self._set_float()
         outputs = []
         for shard, samples in enumerate(self.samples):
             output = self._inputs(shard).call(self._network.model)
@@ -103,52 +119,92 @@ class Sensitivity:
         """
         if self._plan is None:
             self._watch(choices[0])
-        self._count(choices, shard)
+        ahead = self._count(choices, shard)
         unknown = [choice for choice in dict.fromkeys(choices) if (choice, shard) not in self.known]
-        if unknown:
-            mine = self._ranks.share([self._share(choices[0], choice) for choice in unknown])
-            measured = self._run(choices[0], [unknown[index] for index in mine], shard)
-            for index, losses in enumerate(self._ranks.gather(measured, mine, len(unknown), self.samples[shard])):
-                self.known[unknown[index], shard] = losses
-                if index not in mine:
-                    self._progress(self.samples[shard] / sum(self.samples))
+        jobs = list(self._jobs(choices[0], unknown))
+        if jobs:
+            work = [sum(self._share(choices[0], choice) for choice in job) for job in jobs]
+            mine = self._ranks.share(work)
+            measured: list[Losses] = []
+            for index, losses in zip(mine, self._run(choices[0], [jobs[i] for i in mine], shard), strict=True):
+                measured.append(losses)
+                done = min(ahead, work[index] * self.samples[shard] / sum(self.samples))
+                ahead -= done
+                self._progress(done)
+            for job, rows in zip(jobs, self._ranks.gather(measured, mine, len(jobs)), strict=True):
+                self.known.update(((choice, shard), row) for choice, row in zip(job, rows, strict=True))
+        self._progress(ahead)
         return np.stack([self.known[choice, shard] for choice in choices])
 
-    def evaluate(self, choice: Choice) -> float:
-        """L(b): the mean task loss over the samples of the calibration set."""
-        return float(np.concatenate([self.measure([choice], shard)[0] for shard in range(len(self.samples))]).mean())
+    def evaluate(self, choice: Choice) -> Losses:
+        """[samples] task losses of one configuration on the whole calibration set."""
+        return np.concatenate([self.measure([choice], shard)[0] for shard in range(len(self.samples))])
 
-    def profile(self, reference: Choice, selected: Sequence[int]) -> Losses:
-        """L(b) with unit i alone at candidate k, for each selected unit i (RIBS, Algorithm 1, lines 4-12).
+    @torch.no_grad()
+    def again(self, choice: Choice) -> Losses:
+        """[samples] losses of one configuration, measured by passes of the whole network and not kept."""
+        self._network.configure(self._configuration(choice))
+        outputs = [self._inputs(shard).call(self._network.model) for shard in range(len(self.samples))]
+        self.forward_equivalents += 1
+        pairs = zip(self._float_outputs, outputs, strict=True)
+        return np.concatenate([self._loss(target, output).double().cpu().numpy() for target, output in pairs])
 
-        Returns: [len(selected), K] losses; NaN for candidates past a unit's last.
-        """
-        widest = max(map(len, self._candidates))
-        probes = [
-            [(*reference[:unit], k, *reference[unit + 1 :]) for k in range(len(self._candidates[unit]))]
-            for unit in selected
-        ]
-        asked = [reference, *(probe for row in probes for probe in row)]
-        losses = np.concatenate([self.measure(asked, shard) for shard in range(len(self.samples))], axis=1)
-        means = iter(losses.mean(axis=1)[1:])
-        return np.array([[next(means) if k < len(row) else np.nan for k in range(widest)] for row in probes])
+    def _jobs(self, reference: Choice, choices: Sequence[Choice]) -> Iterator[list[Choice]]:
+        """The configurations one by one, but all other candidates of a unit as one job where they run side by side."""
 
-    def _run(self, reference: Choice, choices: Sequence[Choice], shard: int) -> list[Losses]:
-        if not choices:
-            return []
-        inputs, target, found = self._inputs(shard), self._float_outputs[shard], []
+        def key(choice: Choice) -> tuple[int, ...]:
+            changed = _changed(reference, choice)
+            return changed if len(changed) == 1 and changed[0] in self._beside else (-1, *choice)
+
+        for _, group in itertools.groupby(choices, key):
+            job = list(group)
+            yield from [job] if len(job) == self._most else [[choice] for choice in job]
+
+    def _run(self, reference: Choice, jobs: Sequence[Sequence[Choice]], shard: int) -> Iterator[Losses]:
+        """[configurations of the job, samples] losses of each job."""
+        if not jobs:
+            return
+        inputs, target = self._inputs(shard), self._float_outputs[shard]
         with self._replay as replay:
             slot, output = self._bring(reference, shard, inputs)
-            for choice in choices:
-                if choice != reference or output is None:
-                    self._switch(reference, choice)
-                    output = replay.run(self._made, slot.recording, self._start(reference, choice), inputs)
-                    self._switch(choice, reference)
-                losses = self._loss(target, output).double().cpu().numpy()
-                self._record(choice, shard, losses)
-                self._progress(self.samples[shard] / sum(self.samples))
-                found.append(losses)
-        return found
+            for job in jobs:
+                if job[0] == reference and output is not None:
+                    outputs = iter([output])
+                else:
+                    outputs = self._outputs(replay, slot.recording, reference, job, inputs)
+                rows = []
+                for choice, output in zip(job, outputs, strict=True):
+                    rows.append(self._loss(target, output).double().cpu().numpy())
+                    self._record(choice, shard, rows[-1])
+                yield np.stack(rows)
+
+    def _outputs(
+        self, replay: Replay, recording: Recording, reference: Choice, job: Sequence[Choice], inputs: Inputs
+    ) -> Iterator[Any]:
+        """The network's output for each configuration of a job; the reference's bits are chosen before and after."""
+        start = self._start(reference, job[0])
+        joint: list[Any] | None = None
+        if len(job) > 1 and not self._one_by_one:
+            [unit] = _changed(reference, job[0])
+            settings = [partial(self._switch, reference, choice) for choice in job]
+            try:
+                joint = replay.run_side_by_side(self._made, recording, start, inputs, unit, settings)
+            except RuntimeError:  # of shapes that do not fit; if it was another, a single pass raises it again
+                self._one_by_one = True
+            self._switch(job[-1], reference)
+        for index, choice in enumerate(job):
+            if joint is not None and (start >= self._checked_from or index not in (0, len(job) - 1)):
+                yield joint[index]
+                continue
+            self._switch(reference, choice)
+            output = replay.run(self._made, recording, start, inputs)
+            self._switch(choice, reference)
+            if joint is not None and not same(output, joint[index]):
+                # An operator that rounds differently for larger batches, or samples that affect one another.
+                self._one_by_one, joint = True, None
+            yield output
+        if joint is not None:
+            self._checked_from = min(self._checked_from, start)
 
     def _bring(self, reference: Choice, shard: int, inputs: Inputs) -> tuple[_Slot, Any]:
         """The slot of a shard with the outputs of the reference in it, whose bits are chosen."""
@@ -169,11 +225,29 @@ class Sensitivity:
         self._network.configure(self._configuration(choice))
         with self._replay as replay:
             first, last = self._inputs(0), self._inputs(len(self.samples) - 1)
-            plan = replay.plan(first.head(WATCHED_SAMPLES), last.tail(WATCHED_SAMPLES))
+            plan = replay.plan(first.head(WATCHED_SAMPLES), last.tail(WATCHED_SAMPLES), self._fixed_activations())
+        self._beside = self._units_side_by_side(plan)
         largest = max(self.samples)
         self._plan = plan.within(self._limit / largest, self._work)
         slots = int(self._limit // max(1.0, self._plan.size * largest))
         self._slots = [_Slot() for _ in range(max(1, min(slots, len(self.samples))))]
+
+    def _fixed_activations(self) -> set[str]:
+        """The layers whose activations have the same bits in all candidates."""
+        units = zip(self._network.units, self._candidates, strict=True)
+        return {name for unit, options in units if len({a for _, a in options}) == 1 for name in unit.layers}
+
+    def _units_side_by_side(self, plan: Plan) -> set[int]:
+        """The units all of whose candidates may run as one batch: where it stays small.
+
+        A pass of a small batch costs more for each sample than one of a large one, up to what caches hold.
+        """
+        limit = SIDE_BY_SIDE.get(self._network.device.type, 0) / (max(self.samples) * max(1, self._most))
+        return {
+            unit
+            for unit, (start, options) in enumerate(zip(plan.starts, self._candidates, strict=True))
+            if len(options) == self._most + 1 > 2 and max((c.size for c in plan.calls[start:]), default=0.0) <= limit
+        }
 
     @property
     def _made(self) -> Plan:
@@ -196,11 +270,11 @@ class Sensitivity:
         start = self._start(reference, choice)
         return sum(work for first, work in zip(self._made.first, self._work, strict=True) if first >= start)
 
-    def _count(self, choices: Sequence[Choice], shard: int) -> None:
+    def _count(self, choices: Sequence[Choice], shard: int) -> float:
         """Add up the work as if nothing was known, which does not depend on interruptions or processes."""
         new = [choice for choice in dict.fromkeys(choices) if (choice, shard) not in self._asked]
         if not new:
-            return
+            return 0.0
         self._asked.update((choice, shard) for choice in new)
         reference, place = choices[0], self._place(shard)
         held, before = self._held.get(place, (-1, reference))
@@ -209,7 +283,7 @@ class Sensitivity:
         work = [self._share(reference, choice) for choice in new if choice != reference]
         work.append(1.0 if held != shard else 0.0 if before == reference else self._share(before, reference))
         self.forward_equivalents += share * sum(work)
-        self._progress(share * sum((choice, shard) in self.known for choice in new))
+        return share * sum(work)
 
     def _switch(self, old: Choice, new: Choice) -> None:
         for unit, options, before, after in zip(self._network.units, self._candidates, old, new, strict=True):
@@ -220,8 +294,15 @@ class Sensitivity:
         units = zip(self._network.units, self._candidates, choice, strict=True)
         return {unit.name: options[index] for unit, options, index in units}
 
+    def _set_float(self) -> None:
+        self._network.configure(dict.fromkeys((unit.name for unit in self._network.units), (FLOAT_BITS, FLOAT_BITS)))
+
     def _inputs(self, shard: int) -> Inputs:
         return self._shards[shard].to(self._network.device)
+
+
+def _changed(reference: Choice, choice: Choice) -> tuple[int, ...]:
+    return tuple(unit for unit, (a, b) in enumerate(zip(reference, choice, strict=True)) if a != b)
 
 
 def _work(network: QuantizedNetwork) -> list[float]:

@@ -1,0 +1,236 @@
+"""Profiling the candidates of every layer, against a plain loop in torch, and whole searches, against peers.
+
+Run: python benchmarks/profiling.py [threads] [--whole] [--peers FOLDER]
+--whole adds Algorithm 1 with its step search; --peers adds tools installed in a folder of their own (NVIDIA's modelopt,
+Sony's model_compression_toolkit), on the same network and images.
+"""
+
+import argparse
+import contextlib
+import copy
+import importlib
+import io
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from plain_torch import BITS, Choice, WholePasses, calibrate_plainly, plain
+from timing import Case, table
+from torch import Tensor, nn
+
+import ribs
+from ribs.quant.inputs import Inputs
+from ribs.quant.network import QuantizedNetwork, calibrate, prepare
+from ribs.select.cost import CostTable
+from ribs.select.loss import kl_divergence
+from ribs.select.plan import make_plan
+from ribs.select.search import repeated_ilp
+from ribs.select.sensitivity import Sensitivity
+
+BATCH, SIZE = 32, 64
+ROUNDS = 3  # of what is not the plain loop, whose batches are rounds themselves
+ITERATIONS = 10
+NETWORKS = {"resnet18": {}, "mobilenetv2_100": {}, "deit_tiny_patch16_224": {"img_size": SIZE}}
+IMAGES = {"resnet18": 128, "mobilenetv2_100": 64, "deit_tiny_patch16_224": 64}
+SEARCHED = 32  # images for whole searches and peers
+
+
+def build(name: str) -> nn.Module:
+    """A network with random weights, and batch norms that are not the identity."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=100, **NETWORKS[name])
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model.eval()
+
+
+def images(count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return list(torch.randn(count, 3, SIZE, SIZE, generator=generator).split(BATCH))
+
+
+def probes(units: int) -> list[Choice]:
+    """The reference of 8 bits, and every other candidate of every unit."""
+    reference = (len(BITS) - 1,) * units
+    changed = [(*reference[:i], k, *reference[i + 1 :]) for i in range(units) for k in range(len(BITS) - 1)]
+    return [reference, *changed]
+
+
+def profile(name: str, threads: int) -> list[Case]:
+    """Every level of the engine on the first profile of Algorithm 1, by layers; losses are compared first."""
+    batches = images(IMAGES[name])
+    inputs = [Inputs((x,), {}) for x in batches]
+    network = prepare(build(name), inputs[0], "layer")
+    calibrate(network, inputs, BITS)
+    units = len(network.units)
+    asked = probes(units)
+    candidates = [[(b, b) for b in BITS]] * units
+
+    def by_hand(quantized: QuantizedNetwork) -> tuple[float, np.ndarray]:
+        """As Algorithm 1 is written: of every unit every candidate, the present one too. Median over batches."""
+        passes = WholePasses(quantized, batches)
+        runs = [
+            timed(lambda shard=shard: passes.measure(asked + asked[:1] * (units - 1), shard))
+            for shard in range(len(batches))
+        ]
+        losses = np.concatenate([losses[: len(asked)] for _, losses in runs], 1)
+        return statistics.median(seconds for seconds, _ in runs) * len(batches), losses
+
+    def engine() -> np.ndarray:
+        sensitivity = Sensitivity(network, inputs, candidates, kl_divergence)
+        with network.keep_weights(1 << 30):
+            return np.concatenate([sensitivity.measure(asked, shard) for shard in range(len(inputs))], 1)
+
+    def integers() -> np.ndarray:
+        with network.integer_execution():
+            return engine()
+
+    took, found = {}, {}
+    took["plain torch loop"], found["plain torch loop"] = by_hand(plain(network))
+    took["native operators"], found["native operators"] = by_hand(network)
+    for level, run in (("and replay", engine), ("and int8 execution", integers)):
+        rounds = [timed(run) for _ in range(ROUNDS)]
+        took[level], found[level] = statistics.median(seconds for seconds, _ in rounds), rounds[0][1]
+    for level in ("native operators", "and replay"):
+        np.testing.assert_array_equal(found[level], found["plain torch loop"], err_msg=f"{name}: {level}")
+    exact, rough = found["and replay"].mean(1), found["and int8 execution"].mean(1)
+    order = np.corrcoef(exact.argsort().argsort(), rough.argsort().argsort())[0, 1]
+    print(
+        f"{name}: {len(asked)} losses agree bit for bit in float32. In int8 they differ by "
+        f"{np.abs(rough / exact - 1).mean():.2%} on average, {np.abs(rough / exact - 1).max():.2%} at most; rank "
+        f"correlation {order:.5f}.",
+        flush=True,
+    )
+    size = f"{units} x {len(BITS)} losses, {IMAGES[name]} x 3x{SIZE}x{SIZE}"
+    reference = took["plain torch loop"]
+    return [
+        Case(f"{name}, {level}", size, threads, seconds, {"x plain": reference / seconds})
+        for level, seconds in took.items()
+    ]
+
+
+# Algorithm 1 as a whole, with its step search.
+
+
+def plain_search(model: nn.Module, batches: list[Tensor], budget: ribs.Budget) -> tuple[float, float]:
+    """Algorithm 1 with the same units, programs and random choices, and all that takes time in plain torch.
+
+    Returns: the best loss and the seconds for steps.
+    """
+    started = time.perf_counter()
+    network = prepare(model, Inputs((batches[0],), {}), "layer")
+    calibrate_plainly(network, batches)
+    steps = time.perf_counter() - started
+    plan = make_plan(CostTable.of(network.trace, network.units), budget, list(BITS), None, None)
+    units = len(network.units)
+    trace = repeated_ilp(
+        plan.start,
+        plan.costs,
+        plan.available,
+        measure=WholePasses(plain(network), batches).measure,
+        shards=[len(x) for x in batches],
+        update_sizes=[units] + [units // 2] * (ITERATIONS - 1),
+        allowed=plan.allowed,
+    )
+    return trace.best_loss, steps
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    result = run()
+    return time.perf_counter() - started, result
+
+
+def whole(name: str, threads: int) -> list[Case]:
+    """Algorithm 1 as a whole, each way once."""
+    model, batches, budget = build(name), images(SEARCHED), ribs.Budget(bops="4/4")
+    size = f"{ITERATIONS} iterations, {SEARCHED} x 3x{SIZE}x{SIZE}"
+    plain_seconds, (plain_loss, step_seconds) = timed(lambda: plain_search(model, batches, budget))
+    cases = [Case(f"{name}, whole search, plain torch", size, threads, plain_seconds, {"x plain": 1.0})]
+    print(f"{name}: plain torch ends at a loss of {plain_loss:.5g}, {step_seconds:.1f} s of it for steps")
+    for execution in ("float32", "int8"):
+        seconds, result = timed(lambda execution=execution: own(model, batches, budget, execution=execution))
+        print(f"{name}: ribs in {execution} ends at {result.loss:.5g} (float32)", flush=True)
+        ratio = {"x plain": plain_seconds / seconds}
+        cases.append(Case(f"{name}, whole search, ribs, {execution}", size, threads, seconds, ratio))
+    return cases
+
+
+def own(model: nn.Module, batches: list[Tensor], budget: ribs.Budget, **options: Any) -> ribs.Result:
+    return ribs.search(
+        model, batches, budget, units="layer", iterations=ITERATIONS, progress=False, cache_mib=2048, **options
+    )
+
+
+# Peers, on the same network and images, with the options they offer for a layer (two and three, where ribs has seven).
+
+
+def modelopt(model: nn.Module, batches: list[Tensor]) -> None:
+    quantization = importlib.import_module("modelopt.torch.quantization")
+    quantization.auto_quantize(
+        copy.deepcopy(model),
+        constraints={"effective_bits": 6.0},
+        quantization_formats=[quantization.INT8_DEFAULT_CFG, quantization.INT4_AWQ_CFG],
+        data_loader=batches,
+        forward_step=lambda network, x: network(x),
+        method="kl_div",
+        num_calib_steps=len(batches),
+        num_score_steps=len(batches),
+    )
+
+
+def mct(model: nn.Module, batches: list[Tensor]) -> None:
+    toolkit = importlib.import_module("model_compression_toolkit")
+    config = toolkit.core.CoreConfig(
+        mixed_precision_config=toolkit.core.MixedPrecisionQuantizationConfig(num_of_images=SEARCHED)
+    )
+    weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+    toolkit.ptq.pytorch_post_training_quantization(
+        copy.deepcopy(model),
+        lambda: ([x.numpy()] for x in batches),
+        target_resource_utilization=toolkit.core.ResourceUtilization(weights_memory=weights * 0.5),
+        core_config=config,
+    )
+
+
+def peers(name: str, threads: int) -> list[Case]:
+    model, batches, size = build(name), images(SEARCHED), f"{SEARCHED} x 3x{SIZE}x{SIZE}"
+    took = {"ribs, 7 options, 10 iterations": timed(lambda: own(model, batches, ribs.Budget(size_mib="4/4")))[0]}
+    for peer, run in (("modelopt kl_div, 2 options", modelopt), ("MCT mixed precision, 3 options", mct)):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            took[peer] = timed(lambda run=run: run(model, batches))[0]
+    ours = next(iter(took.values()))
+    return [
+        Case(f"{name}, {tool}", size, threads, seconds, {"x ribs": seconds / ours}) for tool, seconds in took.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("threads", type=int, nargs="?", default=1)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--peers", metavar="FOLDER")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore")
+    cases = [case for name in options.networks for case in profile(name, options.threads)]
+    if options.whole:
+        cases += whole(options.networks[0], options.threads)
+    if options.peers:
+        sys.path.append(options.peers)  # last, so that what ribs needs comes from its own environment
+        cases += peers(options.networks[0], options.threads)
+    print(table(cases))
+
+
+if __name__ == "__main__":
+    main()

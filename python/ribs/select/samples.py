@@ -1,0 +1,90 @@
+"""Losses of configurations sample by sample, measured a shard of the calibration set at a time."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Choice = tuple[int, ...]
+Measure = Callable[[list[Choice], int], ArrayLike]
+
+
+class Samples:
+    """What is known of configurations, and the only caller of `measure`.
+
+    measure: f(choices, shard) -> [len(choices), samples of that shard] losses.
+    shards: the number of samples of each shard.
+    counted: how many losses of one sample were asked for, those of references that only lead a call left out.
+
+    Every configuration is measured from the first shard on and without gaps, so that any two of them can be
+    compared on the samples that both have.
+    """
+
+    def __init__(self, measure: Measure, shards: Sequence[int]) -> None:
+        self.shards = tuple(operator.index(size) for size in shards)
+        if not self.shards or min(self.shards) < 1:
+            raise ValueError(f"[search] shards of {list(self.shards)} samples; give at least one, each at least 1")
+        self.ends = tuple(np.cumsum(self.shards).tolist())
+        self.total = self.ends[-1]
+        self.counted = 0
+        self._measure = measure
+        self._known: dict[Choice, list[NDArray[np.float64]]] = {}
+
+    @property
+    def choices(self) -> list[Choice]:
+        """All that were measured, in the order of their first shard."""
+        return list(self._known)
+
+    def ask(self, choices: Sequence[Choice], shard: int) -> None:
+        """Measure a shard of those configurations that lack it, in one call; their earlier shards are known.
+
+        choices: the first of them leads the call, known or not, because the others are near it.
+        Raises: ValueError when `measure` returns another shape.
+        """
+        lacking = {choice for choice in choices if len(self._known.get(choice, ())) == shard}
+        if not lacking:
+            return
+        asked = [choices[0], *(choice for choice in dict.fromkeys(choices[1:]) if choice in lacking - {choices[0]})]
+        losses = np.array(self._measure(asked, shard), dtype=np.float64)
+        if losses.shape != (len(asked), self.shards[shard]):
+            raise ValueError(f"[search] the losses have shape {losses.shape}, not {(len(asked), self.shards[shard])}")
+        for choice, row in zip(asked, losses, strict=True):
+            if choice in lacking:
+                self._known.setdefault(choice, []).append(row)
+                self.counted += len(row)
+
+    def of(self, choice: Choice) -> NDArray[np.float64]:
+        """[samples so far] losses."""
+        return np.concatenate(self._known[choice])
+
+    def mean(self, choice: Choice) -> float:
+        """The mean over the samples so far; over all of them it is L(b)."""
+        return float(self.of(choice).mean())
+
+    def standard_error(self, choice: Choice) -> float:
+        """Of the mean; NaN where it is not known."""
+        return standard_error(self.of(choice))
+
+    def worse(self, choice: Choice, than: Choice, errors: float = 0.0) -> bool:
+        """Whether its mean is higher, by more than so many standard errors, on the samples that both have."""
+        ours, theirs = self.of(choice), self.of(than)
+        differences = ours[: len(theirs)] - theirs[: len(ours)]
+        return bool(differences.mean() > (errors * standard_error(differences) if errors else 0.0))
+
+    def shards_of(self, choice: Choice) -> int:
+        """How many shards it was measured on."""
+        return len(self._known[choice])
+
+    def complete(self, choice: Choice) -> bool:
+        return self.shards_of(choice) == len(self.shards)
+
+
+def standard_error(values: NDArray[np.float64]) -> float:
+    """Of the mean of values; NaN for fewer than two, or where one is not finite."""
+    if len(values) < 2 or not np.isfinite(values).all():
+        return math.nan
+    return float(values.std(ddof=1)) / math.sqrt(len(values))

@@ -1,0 +1,117 @@
+"""Losses measured by replay, whatever is kept, against whole passes of a network set up by hand."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from ribs.quant.inputs import Inputs
+from ribs.quant.network import calibrate, prepare
+from ribs.select.loss import kl_divergence
+from ribs.select.replay import Recording, Replay
+from ribs.select.sensitivity import Sensitivity
+from small import loader, network
+
+CANDIDATES = [[(b, b) for b in (2, 4, 8)]] * 3
+REFERENCES = [(2, 2, 2), (1, 2, 0), (1, 1, 0)]
+
+
+def sensitivity_of(**options):
+    shards = [Inputs((x,), {}) for x in loader()]
+    prepared = prepare(network(), shards[0], "layer")
+    calibrate(prepared, shards, (2, 4, 8))
+    return prepared, shards, Sensitivity(prepared, shards, CANDIDATES, kl_divergence, **options)
+
+
+def probes(reference):
+    changed = [(*reference[:i], k, *reference[i + 1 :]) for i, k in itertools.product(range(3), range(3))]
+    return [reference, *(choice for choice in changed if choice != reference)]
+
+
+@torch.no_grad()
+def expected(prepared, shard, choices, candidates=CANDIDATES):
+    losses = []
+    for choice in choices:
+        prepared.configure({unit.name: candidates[0][k] for unit, k in zip(prepared.units, choice, strict=True)})
+        losses.append(kl_divergence(network()(*shard.args), shard.call(prepared.model)).numpy())
+    return np.stack(losses)
+
+
+@pytest.mark.parametrize("cache_mib", [1024, 0.004, 0.002, 0])
+def test_losses_do_not_depend_on_what_is_kept(cache_mib):
+    prepared, shards, sensitivity = sensitivity_of(cache_mib=cache_mib)
+    for reference, shard in itertools.product(REFERENCES, range(3)):
+        choices = probes(reference)
+        found = sensitivity.measure(choices, shard)
+        np.testing.assert_array_equal(found, expected(prepared, shards[shard], choices))
+        np.testing.assert_array_equal(sensitivity.measure([choices[3]], shard), found[3:4])
+
+
+@pytest.mark.parametrize("cache_mib", [1024, 0.002])
+def test_activations_of_fixed_bits_are_stored_as_codes(cache_mib):
+    """Bit for bit the same losses, from a quarter of the bytes."""
+    candidates = [[(b, 5) for b in (2, 4, 8)]] * 3
+    shards = [Inputs((x,), {}) for x in loader()]
+    prepared = prepare(network(), shards[0], "layer")
+    calibrate(prepared, shards, (2, 4, 5, 8))
+    sensitivity = Sensitivity(prepared, shards, candidates, kl_divergence, cache_mib=cache_mib)
+    for reference, shard in itertools.product(REFERENCES, range(3)):
+        choices = probes(reference)
+        found = sensitivity.measure(choices, shard)
+        want = expected(prepared, shards[shard], choices, candidates)
+        np.testing.assert_array_equal(found, want)
+    with Replay(prepared) as replay:
+        as_codes = replay.plan(shards[0], shards[1], {"2", "5"})
+        recording = Recording()
+        replay.record(as_codes, recording, shards[0])
+        assert {output.dtype for output in recording.outputs.values()} == {torch.uint8}
+        assert as_codes.size == replay.plan(shards[0], shards[1]).size / 4
+
+
+def test_less_is_computed_when_more_is_kept():
+    def passes(cache_mib):
+        prepared, _, sensitivity = sensitivity_of(cache_mib=cache_mib)
+        calls = []
+        prepared.model[2].input_quantizer.register_forward_hook(lambda *_: calls.append(1))
+        for reference, shard in itertools.product(REFERENCES, range(3)):
+            sensitivity.measure(probes(reference), shard)
+        return len(calls), sensitivity.forward_equivalents
+
+    counted = [passes(cache_mib) for cache_mib in (1024, 0.004, 0)]
+    assert counted == sorted(counted)
+    assert counted[0] < counted[1] < counted[2]
+
+
+def test_forward_equivalents():
+    """The float pass, then one pass of the reference and of each candidate from its unit on."""
+    prepared, _, sensitivity = sensitivity_of()
+    macs = np.array([layer.macs for layer in prepared.trace.layers])
+    behind = macs[::-1].cumsum()[::-1] / macs.sum()
+    assert sensitivity.forward_equivalents == 1
+    for shard in range(3):
+        sensitivity.measure(probes((2, 2, 2)), shard)
+    assert sensitivity.forward_equivalents == pytest.approx(2 + 2 * behind.sum())
+    for shard in range(3):
+        sensitivity.measure([(2, 2, 2)], shard)
+    assert sensitivity.forward_equivalents == pytest.approx(2 + 2 * behind.sum())
+    for shard in range(3):
+        sensitivity.measure([(2, 1, 0)], shard)
+    assert sensitivity.forward_equivalents == pytest.approx(2 + 2 * behind.sum() + behind[1])
+
+
+def test_what_is_known_is_not_measured_but_counted():
+    _, _, first = sensitivity_of()
+    found = [first.measure(probes((2, 2, 2)), shard) for shard in range(3)]
+    _, _, second = sensitivity_of(known=first.known, record=lambda *_: pytest.fail("measured"))
+    for shard in range(3):
+        np.testing.assert_array_equal(second.measure(probes((2, 2, 2)), shard), found[shard])
+    assert second.forward_equivalents == first.forward_equivalents
+
+
+def test_progress_adds_up_to_the_work():
+    told = []
+    _, _, sensitivity = sensitivity_of(progress=told.append)
+    for reference, shard in itertools.product(REFERENCES, range(3)):
+        sensitivity.measure(probes(reference), shard)
+    assert sum(told) == pytest.approx(sensitivity.forward_equivalents - 1)
