@@ -1,0 +1,45 @@
+"""`ribs search`, in one process and under torchrun."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+MODEL = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+"""
+ARGUMENTS = ["search", "own_model:build", "--data", "data.pt", "--input-size", "1x8x8", "--budget-bops", "4/4"]
+OPTIONS = ["--units", "layer", "--batch-size", "16", "--iterations", "3", "--json", "--no-progress"]
+
+
+def run(folder, *command, **kwargs):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, **kwargs)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_print_what_one_does_from_their_journal(tmp_path):
+    (tmp_path / "own_model.py").write_text(MODEL)
+    torch.save(torch.randn(48, 1, 8, 8, generator=torch.Generator().manual_seed(0)), tmp_path / "data.pt")
+    journal = ["--journal", "run"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "ribs"]
+    code, together, errors = run(tmp_path, *launcher, *ARGUMENTS, *OPTIONS, *journal)
+    assert code == 0, errors
+    code, alone, errors = run(tmp_path, sys.executable, "-m", "ribs", *ARGUMENTS, *OPTIONS, *journal)
+    assert code == 0, errors
+    first, second = (json.loads(text) for text in (together, alone))
+    assert first.pop("seconds") > 0 and second.pop("seconds") > 0
+    assert first == second
+    assert sorted(path.name for path in (tmp_path / "run").glob("*.sqlite")) == ["losses-0.sqlite", "losses-1.sqlite"]
+    code, _, errors = run(tmp_path, sys.executable, "-m", "ribs", *ARGUMENTS, *OPTIONS, *journal, "--seed", "1")
+    assert code == 2
+    assert "seed" in errors and "Traceback" not in errors
