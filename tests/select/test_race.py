@@ -14,7 +14,7 @@ from ribs.select.search import repeated_ilp
 SHARD, SHARDS = 8, 16
 TOTAL = SHARD * SHARDS
 UNITS, CANDIDATES = 5, 4
-RACE = Race(first=16)
+RACE = Race(first=16, tolerance=0.25)
 
 
 class Table:

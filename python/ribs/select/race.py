@@ -41,7 +41,7 @@ class Race:
     """
 
     risk: float = 0.05
-    tolerance: float = 0.25
+    tolerance: float = 0.1
     first: int = 16
 
     def rounds(self, ends: Sequence[int]) -> list[int]:

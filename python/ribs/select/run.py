@@ -29,7 +29,7 @@ from ribs.select.sensitivity import MIB, Losses, Sensitivity
 
 Profile = Literal["full", "race"]
 Execution = Literal["float32", "int8"]
-RACE_SHARD = 32  # samples: below it a pass of a small batch costs much more for each sample
+RACE_SHARD = 16  # samples: what all candidates see at least; of fewer, a pass costs much more for each
 WEIGHTS_SHARE = 0.5  # of the cache, for quantized weights of all bits; the rest is for outputs
 FINALS = 2  # passes that a search still makes after its time is up
 
