@@ -115,3 +115,31 @@ def test_progress_adds_up_to_the_work():
     for reference, shard in itertools.product(REFERENCES, range(3)):
         sensitivity.measure(probes(reference), shard)
     assert sum(told) == pytest.approx(sensitivity.forward_equivalents - 1)
+
+
+class Routed(torch.nn.Module):
+    """Rare data take another route, which is not the one that is watched."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.rare, self.last = (torch.nn.Linear(64, 64) for _ in range(3))
+
+    def forward(self, x):
+        y = self.first(x.flatten(1)).relu()
+        return self.last(self.rare(y) if float(x.mean()) > 5 else y)
+
+
+def test_a_shard_that_takes_another_route_is_measured_as_it_is():
+    """Candidates side by side are told by the order of calls, which is another there."""
+    torch.manual_seed(0)
+    model, data = Routed().eval(), [loader()[0] + 10, loader()[1], loader()[2] + 10]
+    shards = [Inputs((x,), {}) for x in data]
+    prepared = prepare(model, shards[0], "layer")
+    calibrate(prepared, shards, (2, 4, 8))
+    shards = [shards[1], shards[0], shards[2]]
+    sensitivity = Sensitivity(prepared, shards, CANDIDATES, kl_divergence)
+    for shard in range(3):
+        found = sensitivity.measure(probes((2, 2, 2)), shard)
+        fresh = Sensitivity(prepared, shards, CANDIDATES, kl_divergence)
+        for choice, losses in zip(probes((2, 2, 2)), found, strict=True):
+            np.testing.assert_array_equal(losses, fresh.again(choice)[8 * shard : 8 * shard + 8])

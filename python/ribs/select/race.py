@@ -37,7 +37,7 @@ class Race:
 
     Of the candidates raced out, a share of at most about `risk` is in the solution for all samples, but this is an
     estimate, not a guarantee: where few samples carry most of the loss, the draws cannot know of those not yet seen,
-    and the regret has been seen to be twice what was expected.
+    and the regret has been seen to be up to three times what was expected.
     """
 
     risk: float = 0.05

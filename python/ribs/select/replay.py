@@ -132,10 +132,13 @@ class Replay:
 
         unit: the modules of this unit run once for each setting, on a part of the batch each; all others run once.
         settings: each changes the bits of the unit; the last to be called stays.
+        Raises: RuntimeError where the calls are not those of the plan, so that the unit's cannot be told.
         """
         self._side_by_side = SideBySide(frozenset(self._network.units[unit].modules), settings, inputs.samples)
         try:
             output = self.run(plan, recording, start, inputs.repeat(len(settings)))
+            if self._astray:
+                raise RuntimeError("[Replay] the calls are not those that were watched")
             return self._side_by_side.parts(output)
         finally:
             self._side_by_side = None

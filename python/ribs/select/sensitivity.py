@@ -183,28 +183,30 @@ class Sensitivity:
     ) -> Iterator[Any]:
         """The network's output for each configuration of a job; the reference's bits are chosen before and after."""
         start = self._start(reference, job[0])
-        joint: list[Any] | None = None
+
+        def alone(choice: Choice) -> Any:
+            self._switch(reference, choice)
+            output = replay.run(self._made, recording, start, inputs)
+            self._switch(choice, reference)
+            return output
+
         if len(job) > 1 and not self._one_by_one:
             [unit] = _changed(reference, job[0])
             settings = [partial(self._switch, reference, choice) for choice in job]
             try:
                 joint = replay.run_side_by_side(self._made, recording, start, inputs, unit, settings)
             except RuntimeError:  # of shapes that do not fit; if it was another, a single pass raises it again
-                self._one_by_one = True
+                joint = []
             self._switch(job[-1], reference)
-        for index, choice in enumerate(job):
-            if joint is not None and (start >= self._checked_from or index not in (0, len(job) - 1)):
-                yield joint[index]
-                continue
-            self._switch(reference, choice)
-            output = replay.run(self._made, recording, start, inputs)
-            self._switch(choice, reference)
-            if joint is not None and not same(output, joint[index]):
-                # An operator that rounds differently for larger batches, or samples that affect one another.
-                self._one_by_one, joint = True, None
-            yield output
-        if joint is not None:
-            self._checked_from = min(self._checked_from, start)
+            ends = (0, -1) if joint and start < self._checked_from else ()
+            # Not so where an operator rounds differently for larger batches, or samples affect one another.
+            if joint and all(same(alone(job[end]), joint[end]) for end in ends):
+                self._checked_from = min(self._checked_from, start)
+                yield from joint
+                return
+            self._one_by_one = True
+        for choice in job:
+            yield alone(choice)
 
     def _bring(self, reference: Choice, shard: int, inputs: Inputs) -> tuple[_Slot, Any]:
         """The slot of a shard with the outputs of the reference in it, whose bits are chosen."""
