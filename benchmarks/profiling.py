@@ -204,7 +204,7 @@ def mct(model: nn.Module, batches: list[Tensor]) -> None:
 
 def peers(name: str, threads: int) -> list[Case]:
     model, batches, size = build(name), images(SEARCHED), f"{SEARCHED} x 3x{SIZE}x{SIZE}"
-    took = {"ribs, 7 options, 10 iterations": timed(lambda: own(model, batches, ribs.Budget(size_mib="4/4")))[0]}
+    took = {"ribs, 7 options, 10 iterations": timed(lambda: own(model, batches, ribs.Budget(size="4/4")))[0]}
     for peer, run in (("modelopt kl_div, 2 options", modelopt), ("MCT mixed precision, 3 options", mct)):
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             took[peer] = timed(lambda run=run: run(model, batches))[0]

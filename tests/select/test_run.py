@@ -92,7 +92,7 @@ def test_first_profile_against_quantizing_one_unit_at_a_time():
 def test_best_of_all_configurations_is_not_beaten():
     """Brute force over 81 configurations bounds the search from below, and the search comes close."""
     loader = [batch[0] for batch in LOADER]
-    budget = ribs.Budget(bops="4/4", size_mib="4/4")
+    budget = ribs.Budget(bops="4/4", size="4/4")
     table = ribs.count(network(), loader[0])
     losses = {}
     for bits in itertools.product((2, 4, 8), repeat=4):
@@ -108,11 +108,11 @@ def test_best_of_all_configurations_is_not_beaten():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_iteration_keeps_both_budgets(seed):
-    budget = ribs.Budget(bops="3/3", size_mib="4/4")
+    budget = ribs.Budget(bops="3/3", size="4/4")
     result = search(network(seed), budget=budget, bits=range(2, 9), update_size=1, iterations=5, seed=seed)
     for record in [result, *result.history]:
         assert record.bops <= result.limits["bops"]
-        assert result.costs.weight_bits(record.bits) <= result.limits["size_mib"]
+        assert result.costs.weight_bits(record.bits) <= result.limits["size"]
 
 
 def test_same_seed_same_result():
@@ -122,7 +122,7 @@ def test_same_seed_same_result():
 
 
 def test_pins_and_fixed_activation_bits():
-    result = search(pins={"first": (8, 4), "6": 32, "last": 3}, activation_bits=6, budget=ribs.Budget(size_mib=1.0))
+    result = search(pins={"first": (8, 4), "6": 32, "last": 3}, activation_bits=6, budget=ribs.Budget(size=1.0))
     assert result.bits["0"] == (8, 4)
     assert result.bits["6"] == (32, 32)
     assert result.bits["8"] == (3, 3)
@@ -226,7 +226,7 @@ BAD = {
     "no bits": (network(), GOOD, {"bits": ()}, ValueError, "bits is empty"),
     "bits 9": (network(), GOOD, {"bits": (2, 9)}, ValueError, "bits=9 is not supported"),
     "bits 0": (network(), GOOD, {"bits": (0,)}, ValueError, "bits=0 is not supported"),
-    "activation bits": (network(), GOOD, {"activation_bits": 16}, ValueError, "bits=16 is not supported"),
+    "activation bits": (network(), GOOD, {"activation_bits": 16}, ValueError, "activation_bits=16 is not supported"),
     "unknown pin": (network(), GOOD, {"pins": {"conv9": 8}}, ValueError, "pin 'conv9' names no unit"),
     "pin of 12 bits": (network(), GOOD, {"pins": {"0": 12}}, ValueError, "bits=12 is not allowed"),
     "units": (network(), GOOD, {"units": "channel"}, ValueError, "units='channel' is not supported"),
@@ -249,8 +249,8 @@ def test_bad_input_raises_at_once_and_changes_nothing(case):
     ("budget", "pins", "least", "named"),
     [
         (lambda t: ribs.Budget(bops=t.bops(2) - 1), {}, lambda t: f"{t.bops(2):,} BOPs", "bops"),
-        (lambda t: ribs.Budget(size_mib=1e-6), {}, lambda t: f"({t.weight_bits(2):,} bits)", "size_mib"),
-        (lambda t: ribs.Budget(bops="2/2"), {"last": 8}, lambda t: "8=8/8", "Pins that keep the cost up"),
+        (lambda t: ribs.Budget(size=1e-6), {}, lambda t: f"({t.weight_bits(2):,} bits)", "size"),
+        (lambda t: ribs.Budget(bops="2/2"), {"last": 8}, lambda t: "8=8/8", "Pins that keep it from the budget"),
     ],
     ids=["bops", "size", "pins"],
 )

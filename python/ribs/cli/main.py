@@ -42,11 +42,17 @@ def _parser() -> argparse.ArgumentParser:
 def _add_search(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("--data", required=True, help="a folder of images, or a torch file of tensors")
-    parser.add_argument("--budget-bops", metavar="B", help='bit operations: a number, or "4/4" as a uniform network')
-    parser.add_argument("--budget-size", metavar="MIB", help='MiB of weights: a number, or "4/4" as a uniform network')
+    _add_budget(parser)
     parser.add_argument("--bits", default="2,3,4,5,6,7,8", help="candidate bit-widths (default: %(default)s)")
-    parser.add_argument("--activation-bits", type=int, help="fix the bits of all activations")
-    parser.add_argument("--pin", action="append", default=[], metavar="UNIT=BITS", help="first=8, fc=8/8; repeatable")
+    parser.add_argument("--activation-bits", metavar="BITS", help="8: of all activations; 2,4,8: apart from weights")
+    parser.add_argument(
+        "--pin", action="append", default=[], metavar="UNIT=BITS", help="first=8, layer1.*=8/8; repeatable"
+    )
+    parser.add_argument("--allow", action="append", default=[], metavar="UNIT=BITS,...", help="fc=4,8; repeatable")
+    parser.add_argument(
+        "--tie", action="append", default=[], metavar="UNIT,UNIT,...", help='share bits; or "auto"; repeatable'
+    )
+    parser.add_argument("--target", metavar="RUNTIME", help="only bits that it honours: onnxruntime, tensorrt, ...")
     _add_units(parser)
     parser.add_argument("--iterations", type=int, default=10, help="default: %(default)s")
     parser.add_argument("--update-size", type=int, metavar="M", help="units changed an iteration (default: half)")
@@ -68,6 +74,29 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--no-progress", action="store_true", help="no bars")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_budget(parser: argparse.ArgumentParser) -> None:
+    bound = 'BOUND (or LOW..HIGH): a number, a uniform network ("4/4", "3.5/3.5"), "50%% of 8/8"'
+    group = parser.add_argument_group("budget, at least one of", bound)
+    group.add_argument("--budget-bops", metavar="BOUND", help='bit operations; "28.5 GBOPs"')
+    group.add_argument("--budget-size", metavar="BOUND", help='MiB of weights; "512 KiB"')
+    group.add_argument("--budget-bits", metavar="BOUND", help="mean bits, weighted by MACs")
+    group.add_argument("--budget-weight-bits", metavar="BOUND", help="mean bits of the weights")
+    group.add_argument("--budget-memory", metavar="BOUND", help="MiB of activations at their peak")
+    group.add_argument(
+        "--budget-cost",
+        action="append",
+        default=[],
+        metavar="FILE=BOUND",
+        help="costs of your own; CSV with the columns unit,weight_bits,activation_bits,cost; repeatable",
+    )
+    group.add_argument(
+        "--accounting",
+        choices=("paper", "deployment", "hawq", "ompq"),
+        default="paper",
+        help="what is counted (default: %(default)s); `ribs count` shows them side by side",
+    )
 
 
 def _add_count(parser: argparse.ArgumentParser) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +16,14 @@ from ribs.quant.network import Bits, check_training
 from ribs.quant.quantizer import FLOAT_BITS
 from ribs.quant.trace import Layer, Trace, trace
 from ribs.quant.units import Unit, UnitScheme, find_units
+from ribs.select.accounting import (
+    ACCOUNTINGS,
+    STEP_BITS,
+    ZERO_POINT_BITS,
+    Accounting,
+    AccountingName,
+    find_accounting,
+)
 from ribs.select.table import text_table
 
 MIB_IN_BITS = 8 * 2**20
@@ -29,23 +38,64 @@ class CostTable:
     BOPs: MACs x weight bits x input bits of each Conv and Linear (the classifier included), MACs x bits of both
     operands of each matmul of two activations; products that stay in float count 32 x 32. Size: the weights of Conv
     and Linear at their bits, nothing else; only when every unit is at 32 bits is it the float model's, all parameters
-    included. MiB = 2^20 bytes.
+    included. MiB = 2^20 bytes. So counts the accounting "paper"; `ribs.select.accounting` says how the others differ.
 
     layers: in execution order.  groups: the units.  units: their names.
     """
 
-    layers: tuple[Layer, ...]
+    trace: Trace
     groups: tuple[Unit, ...]
-    float_macs: int
-    parameters: int
+    accounting: AccountingName = "paper"
 
     @classmethod
-    def of(cls, seen: Trace, units: tuple[Unit, ...]) -> CostTable:
-        return cls(seen.layers, units, sum(seen.unquantized.values()), seen.parameters)
+    def of(cls, seen: Trace, units: tuple[Unit, ...], accounting: AccountingName = "paper") -> CostTable:
+        find_accounting(accounting)
+        return cls(seen, units, accounting)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.trace.layers
+
+    @property
+    def parameters(self) -> int:
+        return self.trace.parameters
+
+    @property
+    def rules(self) -> Accounting:
+        return find_accounting(self.accounting)
 
     @property
     def units(self) -> tuple[str, ...]:
         return tuple(unit.name for unit in self.groups)
+
+    @property
+    def owner(self) -> dict[str, str]:
+        """The unit of each layer."""
+        return {name: unit.name for unit in self.groups for name in unit.layers}
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The units of the first and the last layer."""
+        owner = self.owner
+        return owner[self.layers[0].name], owner[self.layers[-1].name]
+
+    @property
+    def float_macs(self) -> int:
+        """MACs of products that stay in float, as far as they are counted."""
+        return sum(self.trace.unquantized.values()) if self.rules.matmuls else 0
+
+    @property
+    def float_bits(self) -> int:
+        """Bits of what is stored beside the layers, as far as it is counted."""
+        return self.trace.others * FLOAT_BITS if self.rules.everything_stored else 0
+
+    def has_weights(self, unit: Unit) -> bool:
+        return any(layer.weights for layer in self.members(unit))
+
+    def members(self, unit: Unit) -> list[Layer]:
+        """The layers of a unit."""
+        names = set(unit.layers)
+        return [layer for layer in self.layers if layer.name in names]
 
     @property
     def macs(self) -> int:
@@ -69,11 +119,13 @@ class CostTable:
     def configuration(self, bits: AnyBits) -> Configuration:
         """(weight, activation) bits of every unit, in order.
 
+        An accounting with ends at 8 bits has them there too where `bits` is one for all units, unless that is float.
         Raises: ValueError for bits other than 1..8 and 32, unknown units and units left out.
         """
         if not isinstance(bits, Mapping):
             pair = as_pair(bits)
-            return {name: pair for name in self.units}
+            ends = self.ends if self.rules.ends_at_8_bits and pair != (FLOAT_BITS, FLOAT_BITS) else ()
+            return {name: (8, 8) if name in ends else pair for name in self.units}
         unknown = [name for name in bits if name not in self.units]
         missing = [name for name in self.units if name not in bits]
         if unknown or missing:
@@ -83,29 +135,30 @@ class CostTable:
 
     def candidate_costs(self, unit: Unit, candidates: Sequence[Bits]) -> list[tuple[int, int]]:
         """(BOPs, weight bits) of one unit at each candidate."""
-        members = [layer for layer in self.layers if layer.name in unit.layers]
+        members = self.members(unit)
         return self._totals(members, [[candidate] * len(members) for candidate in candidates])
 
     def _cost(self, bits: AnyBits) -> tuple[int, int]:
         configuration = self.configuration(bits)
-        owner = {name: configuration[unit.name] for unit in self.groups for name in unit.layers}
-        [(bops, size)] = self._totals(self.layers, [[owner[layer.name] for layer in self.layers]])
-        return bops + self.float_macs * FLOAT_BITS**2, size
+        owner = self.owner
+        [(bops, size)] = self._totals(self.layers, [[configuration[owner[layer.name]] for layer in self.layers]])
+        return bops + self.float_macs * FLOAT_BITS**2, size + self.float_bits
 
-    @staticmethod
-    def _totals(layers: Sequence[Layer], configs: list[list[Bits]]) -> list[tuple[int, int]]:
+    def _totals(self, layers: Sequence[Layer], configs: list[list[Bits]]) -> list[tuple[int, int]]:
         # Both operands of a matmul are activations: its "weight bits" are activation bits too.
         pairs = [
             [(a, a) if layer.kind == "matmul" else (w, a) for layer, (w, a) in zip(layers, config, strict=True)]
             for config in configs
         ]
-        macs = torch.tensor([layer.macs for layer in layers], dtype=torch.int64)
+        counted = [layer.macs if layer.kind != "matmul" or self.rules.matmuls else 0 for layer in layers]
+        macs = torch.tensor(counted, dtype=torch.int64)
         weights = torch.tensor([layer.weights for layer in layers], dtype=torch.int64)
         cost = ops.config_cost(torch.tensor(pairs, dtype=torch.int64), macs, weights)
-        return list(zip(cost.bops.tolist(), cost.weight_bits.tolist(), strict=True))
+        stored = [sum(map(_stored_beside, layers, config)) if self.rules.everything_stored else 0 for config in configs]
+        return list(zip(cost.bops.tolist(), map(operator.add, cost.weight_bits.tolist(), stored), strict=True))
 
     def __str__(self) -> str:
-        owner = {name: unit.name for unit in self.groups for name in unit.layers}
+        owner = self.owner
         rows = [
             [layer.name, layer.kind, owner[layer.name], f"{layer.macs / 1e6:,.2f}", f"{layer.weights:,}"]
             for layer in self.layers
@@ -114,29 +167,42 @@ class CostTable:
         return f"{layers}\n\n{self.totals()}"
 
     def totals(self) -> str:
-        """BOPs and MiB of the uniform networks, as a table."""
-        first, last = self.units[0], self.units[-1]
-        cases: list[tuple[str, AnyBits]] = [("32/32 (float)", FLOAT_BITS)]
-        for bits in (8, 6, 4, 3):
-            cases.append((f"{bits}/{bits}", bits))
-            ends: dict[str, int | Bits] = {**self.configuration(bits), first: (8, 8), last: (8, 8)}
-            if bits < 8:
-                cases.append((f"{bits}/{bits}, first and last 8/8", ends))
-        rows = [[name, f"{self.bops(bits) / 1e9:.5g}", f"{self.size_mib(bits):.4g}"] for name, bits in cases]
-        return text_table(["weight/activation bits", "GBOPs", "MiB"], rows, right=(1, 2))
+        """BOPs and MiB of the uniform networks in every accounting, as a table."""
+        tables = [replace(self, accounting=name) for name in ACCOUNTINGS]
+        header = ["weight/activation bits"]
+        header += [f"{name} {unit}" for name in ACCOUNTINGS for unit in ("GBOPs", "MiB")]
+        rows = []
+        for bits in (FLOAT_BITS, 8, 6, 4, 3):
+            costs = [(f"{t.bops(bits) / 1e9:.5g}", f"{t.size_mib(bits):.4g}") for t in tables]
+            name = "32/32 (float)" if bits == FLOAT_BITS else f"{bits}/{bits}"
+            rows.append([name, *(cell for pair in costs for cell in pair)])
+        return text_table(header, rows, right=range(1, len(header)))
 
 
-def count(model: nn.Module, example_input: Any, *, units: UnitScheme = "block") -> CostTable:
+def count(
+    model: nn.Module, example_input: Any, *, units: UnitScheme = "block", accounting: AccountingName = "paper"
+) -> CostTable:
     """Count the MACs and weights of every layer by one forward pass without arithmetic (on the meta device).
 
     model: in eval mode; it is not changed.
     example_input: a batch as a loader would yield it (a tensor, a tuple led by the input, or a dict).
     units: as for `ribs.search`.
+    accounting: what is counted; one of `ribs.select.accounting.ACCOUNTINGS`. `.totals()` shows all of them.
     Returns: a table; print it, or ask its `.units`, `.bops(bits)` and `.size_mib(bits)`.
     """
     check_training(model)
     seen = trace(model, as_inputs(model, example_input))
-    return CostTable.of(seen, find_units(model, seen.layers, units))
+    return CostTable.of(seen, find_units(model, seen.layers, units), accounting)
+
+
+def _stored_beside(layer: Layer, bits: Bits) -> int:
+    """Bits of a layer's biases, steps and zero points."""
+    weight_bits, activation_bits = bits
+    steps = layer.channels * STEP_BITS if weight_bits != FLOAT_BITS else 0
+    operands = 2 if layer.kind == "matmul" else 1
+    if activation_bits != FLOAT_BITS:
+        steps += operands * (STEP_BITS + ZERO_POINT_BITS)
+    return layer.biases * FLOAT_BITS + steps
 
 
 def as_pair(bits: Any) -> Bits:

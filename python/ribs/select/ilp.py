@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -24,6 +24,9 @@ LARGEST_VALUE = 10**4
 # Beyond it, a binary that is off by the solver's 1e-6 is worth more than one unit of cost.
 LARGEST_COST = 10**6
 ATTEMPTS = 8
+# Up to so many budgets it is shown by exact enumeration that nothing is within them all; with more the solver is
+# believed, whose tolerances only ever widen them.
+EXACT = 3
 TOLERANCE = Fraction(1, 10**6)  # of the largest delta: how far a solution without exact proof may be from optimal
 # No `threads`: a second value of it in one process leaves the solver without a status.
 OPTIONS = {"output_flag": False, "mip_rel_gap": 0.0, "mip_abs_gap": 0.0, "time_limit": 60.0}
@@ -86,12 +89,17 @@ def check_feasible(costs: Costs, limits: Sequence[int], allowed: ArrayLike | Non
 
     costs, limits, allowed: as for `solve`, with the same further errors.
     """
+    find_feasible(costs, limits, allowed)
+
+
+def find_feasible(costs: Costs, limits: Sequence[int], allowed: ArrayLike | None = None) -> tuple[int, ...]:
+    """A configuration of allowed candidates within all budgets; arguments and errors as for `check_feasible`."""
     zeros = np.zeros([len(costs), len(costs[0]) if len(costs) else 0])
     usable = _usable(zeros, allowed)
     limits, table = _exact(limits, costs, zeros.shape)
     units = [[Option(table[i][k], 0, int(k)) for k in np.flatnonzero(row)] for i, row in enumerate(usable)]
     try:
-        _cheapest(units, limits)
+        return tuple(option.candidate for option in _feasible(units, limits))
     except InfeasibleBudgetError:
         raise _infeasible(units, limits) from None
 
@@ -129,7 +137,7 @@ def _minimise(units: Units, limits: tuple[int, ...]) -> tuple[list[Option], Frac
         return best, Fraction(0)
     units, room = _reduce(units, limits)
     answer = _Solver(units, room)
-    incumbent = answer.best or _cheapest(units, room)
+    incumbent = answer.best or _feasible(units, room)
     proven = prove(units, room, incumbent, answer.prices)
     if proven is not None:
         return proven, Fraction(0)
@@ -137,6 +145,25 @@ def _minimise(units: Units, limits: tuple[int, ...]) -> tuple[list[Option], Frac
     if answer.best is None or gap > _largest(units) * TOLERANCE:
         raise RuntimeError(f"[solve] no optimum found; the last status of HiGHS is {answer.status!r}")
     return incumbent, max(Fraction(0), gap)
+
+
+def _feasible(units: Units, limits: tuple[int, ...]) -> list[Option]:
+    """Options within the limits; raises when there are none."""
+    reduced, room = _reduce([[Option(o.costs, 0, k) for k, o in enumerate(unit)] for unit in units], limits)
+    if len(room) > EXACT:
+        # The share of all room that an option takes: whatever fits will do, and what costs little fits best.
+        shares = [Fraction(LARGEST_COST, left or 1) for left in room]
+        priced = [[Option(o.costs, int(_dot(shares, o.costs)), o.candidate) for o in unit] for unit in reduced]
+        answer = _Solver(priced, room)
+        if answer.best is not None:
+            return [unit[o.candidate] for unit, o in zip(units, answer.best, strict=True)]
+        if answer.infeasible:
+            raise _infeasible(units, limits)
+    return _cheapest(units, limits)
+
+
+def _dot(a: Iterable[Fraction], b: Iterable[int]) -> Fraction:
+    return sum(map(operator.mul, a, b), Fraction(0))
 
 
 def _cheapest(units: Units, limits: tuple[int, ...]) -> list[Option]:
@@ -183,6 +210,7 @@ class _Solver:
     prices: of the budgets, in value per cost: the duals of the relaxed problem.
     bound: of the value, from below, as proven by the solver.
     status: in words, of the last solve.
+    infeasible: whether the solver found that nothing is within the room.
     """
 
     def __init__(self, units: Units, room: tuple[int, ...]) -> None:
@@ -190,6 +218,7 @@ class _Solver:
         self.prices = [Fraction(0)] * len(room)
         self.bound = Fraction(0)
         self.status = ""
+        self.infeasible = False
         given = room
         for attempt in range(ATTEMPTS):
             options = self._ask(units, given, whole=given == room)
@@ -211,11 +240,13 @@ class _Solver:
         scales = [_cost_scale(units, c, left) for c, left in enumerate(room)]
         highs = _model(units, scales, value_unit)
         if not self._run(highs, relaxed=True):
+            self.infeasible = whole and highs.getModelStatus() == highspy.HighsModelStatus.kInfeasible
             return None
         duals = highs.getSolution().row_dual[len(units) :]
         priced = zip(duals, scales, strict=True)
         self.prices = [Fraction(max(0.0, -dual)) * value_unit / unit for dual, (unit, _) in priced]
         if not self._run(highs, relaxed=False):
+            self.infeasible = whole and highs.getModelStatus() == highspy.HighsModelStatus.kInfeasible
             return None
         if whole:
             self.bound = Fraction(highs.getInfo().mip_dual_bound) * value_unit

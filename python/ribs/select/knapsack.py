@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import operator
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from itertools import islice
 from typing import NamedTuple
 
-MOST_STATES = 1_000_000  # a few seconds and a few hundred MB
+MOST_STATES = 1_000_000  # of two budgets, fewer of more: a few seconds and a few hundred MB
 
 
 class Option(NamedTuple):
@@ -41,7 +42,7 @@ def prove(
     these least sums by more than the distance of that bound to the incumbent cannot become as good as it.
 
     Returns: the configuration of least value; of equals, of least costs, first budget first; of equals, the
-        lexicographically first. None when there are more than MOST_STATES partial configurations.
+        lexicographically first. None when there are too many partial configurations (MOST_STATES).
     """
     scale = math.lcm(*(price.denominator for price in prices))
     weights = [int(price * scale) for price in prices]
@@ -56,9 +57,10 @@ def prove(
         stages.append([state for state in states if state[3] <= gap])
     reached: list[_State] = [((0,) * len(room), 0, 0, 0)]
     # Units left with one option come first, where they add no states.
+    most = MOST_STATES * 2 // max(2, len(room))
     for stage in sorted(stages, key=len):
-        grown = _extend(reached, stage, room, gap)
-        if len(grown) > MOST_STATES:
+        grown = list(islice(_extend(reached, stage, room, gap), most + 1))
+        if len(grown) > most:
             return None
         reached = undominated(grown)
     rank = min(reached, key=operator.itemgetter(1, 0, 2))[2]
@@ -66,13 +68,13 @@ def prove(
     return [next(o for o in unit if o.candidate == k) for unit, k in zip(units, choice, strict=True)]
 
 
-def _extend(reached: list[_State], stage: list[_State], room: tuple[int, ...], gap: int) -> list[_State]:
-    return [
+def _extend(reached: list[_State], stage: list[_State], room: tuple[int, ...], gap: int) -> Iterator[_State]:
+    return (
         (spent, value + loss, rank + step, excess + more)
         for costs, value, rank, excess in reached
         for extra, loss, step, more in stage
         if excess + more <= gap and within(spent := tuple(map(operator.add, costs, extra)), room)
-    ]
+    )
 
 
 def undominated(states: Iterable[_State]) -> list[_State]:

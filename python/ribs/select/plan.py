@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from ribs.quant.network import Bits
 from ribs.quant.quantizer import FLOAT_BITS
-from ribs.select.budget import Budget
-from ribs.select.cost import MIB_IN_BITS, Configuration, CostTable, as_pair
+from ribs.select.budget import Budget, Term
+from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties, find_candidates
+from ribs.select.cost import Configuration, CostTable
 from ribs.select.errors import InfeasibleBudgetError
-from ribs.select.ilp import check_feasible
-from ribs.select.result import IterationRecord
+from ribs.select.ilp import find_feasible
+from ribs.select.nearest import nearest
+from ribs.select.out_of_reach import out_of_reach
+from ribs.select.result import IterationRecord, Spending
 from ribs.select.search import Iteration
-
-Pins = Mapping[str, int | Bits]
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,11 @@ class Plan:
     candidates: for each unit, its (weight, activation) bits.
     costs: [units][candidates][budgets], padded to the most candidates.
     allowed: [units, candidates], False for padding.
-    limits: the budget, {"bops": bit operations, "size_mib": bits of weights}, those given.
+    limits: the budget as upper bounds in integers: {"bops": bit operations, "size": bits of weights, ...}, those
+        given. That of "least bops" is a lower bound, negated, as its costs are; "activation_memory at conv1" is one
+        moment.
     available: the limits less what the network costs outside of all units.
+    terms: the budget by resource, with bounds as they were meant.
     """
 
     table: CostTable
@@ -39,6 +43,7 @@ class Plan:
     allowed: NDArray[np.bool_]
     limits: dict[str, int]
     available: tuple[int, ...]
+    terms: tuple[Term, ...]
 
     @property
     def start(self) -> tuple[int, ...]:
@@ -52,6 +57,10 @@ class Plan:
     def configuration(self, choice: Sequence[int]) -> Configuration:
         names = self.table.units
         return {name: options[k] for name, options, k in zip(names, self.candidates, choice, strict=True)}
+
+    def spending(self, configuration: Configuration) -> tuple[Spending, ...]:
+        """What a configuration spends of everything that is bounded."""
+        return tuple(term.spending(self.table, configuration) for term in self.terms)
 
     def probes(self, update_sizes: Iterable[int]) -> int:
         """How many candidates those iterations measure, on average over the random choice of units."""
@@ -105,81 +114,44 @@ class Plan:
 
 
 def make_plan(
-    table: CostTable, budget: Budget, bits: Sequence[int], activation_bits: int | None, pins: Pins | None
+    table: CostTable,
+    budget: Budget,
+    bits: Sequence[int],
+    activation_bits: ActivationBits = None,
+    pins: Pins | None = None,
+    *,
+    allowed: Allowed | None = None,
+    ties: Ties | None = None,
+    target: str | None = None,
 ) -> Plan:
-    """All candidates with their costs.
+    """All candidates with their costs, in the accounting of the budget; tied units of the table become one.
 
-    Raises: InfeasibleBudgetError naming the least reachable cost; ValueError for pins that name no unit.
+    Raises: InfeasibleBudgetError naming the least reachable costs and the nearest configuration; ValueError for what
+        `ribs.select.candidates` and `Budget` refuse.
     """
-    pinned = resolve_pins(pins or {}, table.units)
-    free = [(b, activation_bits or b) for b in bits]
-    candidates = [[pinned[name]] if name in pinned else free for name in table.units]
-    limits = budget.limits(table)
-    columns = [("bops", "size_mib").index(name) for name in limits]
-    fixed = [(table.float_macs * FLOAT_BITS**2, 0)[column] for column in columns]
-    widest = max(map(len, candidates))
-    allowed = np.zeros((len(candidates), widest), dtype=bool)
+    table = replace(table, accounting=budget.accounting)
+    found = find_candidates(table, bits, activation_bits, pins, allowed, ties, target)
+    table = replace(table, groups=found.units)
+    members = dict(zip(table.units, found.members, strict=True))
+    terms = tuple(budget.terms(table, members))
+    rows = [row for term in terms for row in term.rows(table, found.options)]
+    widest = max(map(len, found.options))
+    mask = np.zeros((len(found.options), widest), dtype=bool)
     costs: list[list[tuple[int, ...]]] = []
-    for unit, options in zip(table.groups, candidates, strict=True):
-        rows = [tuple(cost[column] for column in columns) for cost in table.candidate_costs(unit, options)]
-        allowed[len(costs), : len(rows)] = True
-        costs.append(rows + [rows[0]] * (widest - len(rows)))
-    available = tuple(limit - cost for limit, cost in zip(limits.values(), fixed, strict=True))
+    for i, options in enumerate(found.options):
+        entries = [tuple(row.costs[i][k] for row in rows) for k in range(len(options))]
+        mask[i, : len(entries)] = True
+        costs.append(entries + [entries[0]] * (widest - len(entries)))
+    candidates = [list(options) for options in found.options]
+    limits = {row.name: row.limit for row in rows}
+    available = tuple(row.limit - row.fixed for row in rows)
+    plan = Plan(table, candidates, costs, mask, limits, available, terms)
     try:
-        check_feasible(costs, available, allowed)
-    except InfeasibleBudgetError as error:
-        least = tuple(cost + base for cost, base in zip(error.least, fixed, strict=True))
-        message = _explain(table, limits, least, pinned, free)
-        raise InfeasibleBudgetError(message, least=least, limits=tuple(limits.values())) from None
-    return Plan(table, candidates, costs, allowed, limits, available)
-
-
-def _explain(
-    table: CostTable, limits: dict[str, int], least: tuple[int, ...], pinned: Configuration, free: list[Bits]
-) -> str:
-    def show(name: str, value: int) -> str:
-        return f"{value:,} BOPs" if name == "bops" else f"{value / MIB_IN_BITS:.6g} MiB ({value:,} bits)"
-
-    bounds = [
-        f"{name} is limited to {show(name, limit)} and its least reachable value is {show(name, low)}"
-        for (name, limit), low in zip(limits.items(), least, strict=True)
-    ]
-    text = f"[ribs] no configuration meets the budget: {'; '.join(bounds)}"
-    if all(low <= limit for low, limit in zip(least, limits.values(), strict=True)):
-        text += "; each can be met alone, but not both together"
-    forced = [f"{name}={pair[0]}/{pair[1]}" for name, pair in pinned.items() if pair > min(free)]
-    if forced:
-        text += f". Pins that keep the cost up: {', '.join(forced)}"
-    return f"{text}. Raise the budget, allow fewer bits{' or loosen the pins' if forced else ''}"
-
-
-def resolve_pins(pins: Pins, units: Sequence[str]) -> Configuration:
-    """Pins by unit name; "first" and "last" stand for the first and last unit unless units are called so.
-
-    Raises: ValueError for a name that is no unit and for bits that are not allowed.
-    """
-    ends = {"first": units[0], "last": units[-1]}
-    resolved = {}
-    for name, value in pins.items():
-        unit = name if name in units else ends.get(name)
-        if unit is None:
-            raise ValueError(f'[ribs] pin {name!r} names no unit; the units are {list(units)}, or "first" and "last"')
-        resolved[unit] = as_pair(value)
-    return resolved
-
-
-def bit_choices(bits: Iterable[int], activation_bits: int | None) -> list[int]:
-    """The candidate bit-widths, ascending and without repeats.
-
-    Raises: ValueError when empty or outside of 1..8.
-    """
-    choices = list(bits)
-    for value in [*choices, *([] if activation_bits is None else [activation_bits])]:
-        if not isinstance(value, int) or not 1 <= value <= 8:
-            raise ValueError(f"[ribs] bits={value!r} is not supported; candidate bits are 1..8")
-    if not choices:
-        raise ValueError("[ribs] bits is empty; give at least one of 1..8")
-    return sorted(set(choices))
+        find_feasible(costs, available, mask)
+    except InfeasibleBudgetError:
+        closest = nearest(costs, available, [max(1, abs(limit)) for limit in limits.values()], mask)
+        raise out_of_reach(table, budget, terms, rows, found, plan.configuration(closest)) from None
+    return plan
 
 
 def bit_widths(pairs: Iterable[Bits]) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 from torch import nn
 
@@ -37,6 +38,30 @@ class IterationRecord:
 
 
 @dataclass(frozen=True)
+class Spending:
+    """What a configuration spends of a resource that is bounded.
+
+    unit: of the numbers; "" where it is the user's own.  least, most: the bounds, None where there is none.
+    """
+
+    name: str
+    unit: str
+    least: Fraction | None
+    most: Fraction | None
+    spent: Fraction
+
+    def __str__(self) -> str:
+        unit = f" {self.unit}" if self.unit else ""
+        name = {"bops": "", "size": ""}.get(self.name, f"{self.name.replace('_', ' ')} ")
+        text = f"{name}{float(self.spent):.6g}{unit}"
+        if self.most is not None:
+            text += f" ({float(100 * self.spent / self.most):.2f} % of the budget)"
+        if self.least is not None:
+            text += f" (at least {float(self.least):.6g})"
+        return text
+
+
+@dataclass(frozen=True)
 class SearchCost:
     """forward_equivalents: work in passes of the network over the calibration set.  seconds: wall time."""
 
@@ -53,7 +78,9 @@ class Result:
     loss: mean task loss on the calibration set, in float32.  standard_error: of that mean.
     loss_as_searched: the same in the execution of the search; another number only for execution="int8".
     bops: bit operations of one sample.  size_mib: MiB of the weights.
-    limits: the budget in bit operations ("bops") and bits of weights ("size_mib"); empty for `ribs.quantize`.
+    limits: the budget as upper bounds in integers (see `ribs.select.plan.Plan`), such as bit operations ("bops") and
+        bits of weights ("size"); empty for `ribs.quantize`.
+    spending: what is spent of everything that is bounded.
     history: one record an iteration; empty for `ribs.quantize`.
     stopped: whether `max_seconds` ended the search before its last iteration.
     costs: the cost of any other configuration.
@@ -67,6 +94,7 @@ class Result:
     bops: int
     size_mib: float
     limits: dict[str, int]
+    spending: tuple[Spending, ...]
     history: tuple[IterationRecord, ...]
     stopped: bool
     cost_of_search: SearchCost
@@ -81,19 +109,15 @@ class Result:
             size = weight_bits / 8 / 1024
             rows.append([unit.name, str(weight), str(activation), f"{100 * bops / self.bops:.1f}", f"{size:,.1f}"])
         table = text_table(["unit", "weight bits", "activation bits", "% of BOPs", "KiB"], rows, right=(1, 2, 3, 4))
-        spent = [f"{self.bops / 1e9:.6g} GBOPs", f"{self.size_mib:.4g} MiB"]
-        if "bops" in self.limits:
-            spent[0] += f" ({100 * self.bops / self.limits['bops']:.2f} % of the budget)"
-        if "size_mib" in self.limits:
-            used = self.costs.weight_bits(self.bits) / self.limits["size_mib"]
-            spent[1] += f" ({100 * used:.2f} % of the budget)"
+        spent = {"bops": f"{self.bops / 1e9:.6g} GBOPs", "size": f"{self.size_mib:.4g} MiB"}
+        spent |= {each.name: str(each) for each in self.spending}
         cost = self.cost_of_search
         loss = f"task loss {self.loss:.6g} +- {self.standard_error:.2g}"
         if self.loss_as_searched != self.loss:
             loss += f" ({self.loss_as_searched:.6g} in int8, as searched: {self.loss_as_searched / self.loss - 1:+.2%})"
         ended = " (out of time)" if self.stopped else ""
         return (
-            f"{table}\n\n{loss}, {', '.join(spent)}; found in "
+            f"{table}\n\n{loss}, {', '.join(spent.values())}; found in "
             f"{len(self.history)} iterations{ended}, {cost.forward_equivalents:.1f} forward equivalents, "
             f"{cost.seconds:.1f} s"
         )

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -15,11 +16,12 @@ from ribs.quant.network import QuantizedNetwork, calibrate, prepare
 from ribs.quant.units import UnitScheme
 from ribs.select.bars import Bars, duration
 from ribs.select.budget import Budget
+from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties, activation_choices, bit_choices
 from ribs.select.cost import AnyBits, CostTable
 from ribs.select.identity import identity
 from ribs.select.journal import Journal
 from ribs.select.loss import TaskLoss, kl_divergence
-from ribs.select.plan import Pins, Plan, bit_choices, bit_widths, make_plan
+from ribs.select.plan import Plan, bit_widths, make_plan
 from ribs.select.race import Race
 from ribs.select.ranks import Ranks
 from ribs.select.result import Result, SearchCost
@@ -40,13 +42,16 @@ def search(
     budget: Budget,
     *,
     bits: Iterable[int] = range(2, 9),
-    activation_bits: int | None = None,
+    activation_bits: ActivationBits = None,
     units: UnitScheme = "block",
     update_size: int | None = None,
     iterations: int = 10,
     calibration_samples: int = 1024,
     pool_batches: bool = False,
     pins: Pins | None = None,
+    allowed: Allowed | None = None,
+    ties: Ties | None = None,
+    target: str | None = None,
     loss: TaskLoss = kl_divergence,
     profile: Profile = "full",
     execution: Execution = "float32",
@@ -61,16 +66,24 @@ def search(
     model: float32, in eval mode; it is never changed.
     loader: yields batches of inputs, no labels needed: tensors, tuples led by the input, or dicts of tensors. It is
         read once.
-    budget: bit operations, MiB of weights, or both.
-    bits: candidate bit-widths, 1..8; the weights and activations of a unit share one, unless `activation_bits` fixes
-        those of the activations.
+    budget: of bit operations, size, average bits, activation memory and costs of your own, those given.
+    bits: candidate bit-widths, 1..8; the weights and activations of a unit share one by default.
+    activation_bits: an int fixes those of all activations; with several, every pair of weight and activation bits is
+        a candidate.
     units: "block", "layer", or a dict of layer patterns by unit name.
     update_size: units changed in each iteration after the first, which changes all (the paper's M); by default half.
     iterations: number of integer linear programs solved (the paper's N_iter).
     calibration_samples: how many of the loader's samples are used.
     pool_batches: fit the steps of activations to all batches together; by default each batch has its own, and these
         are averaged, as in the paper.
-    pins: {unit name, "first" or "last": bits or (weight bits, activation bits)} that stay as given; 32 is float.
+    pins: {unit name, `fnmatch` pattern, "first" or "last": bits or (weight bits, activation bits)} that stay as given;
+        32 is float.
+    allowed: {name or pattern as for pins: bits or (weight bits, activation bits) pairs}: the only candidates of these
+        units. Bits alone are those of the weights, and of the operands in a unit without weights.
+    ties: groups of names or patterns; the units of a group share their bits and become one, named "a + b". "auto" ties
+        layers whose outputs are added, and linears that read the same tensor.
+    target: a runtime such as "onnxruntime" or "tensorrt"; the candidates are those that it honours
+        (`ribs.select.targets`).
     loss: f(float_output, quantized_output) -> [samples] losses; by default the KL divergence of softmax outputs.
     profile: "full" measures every candidate on all samples. "race" stops measuring those that, by their errors so
         far, will hardly be in a solution: several times less work, at the risk that `ribs.select.race.Race` states.
@@ -94,14 +107,17 @@ def search(
         disk is full, after which the same call goes on. The model stays as it is whatever happens.
     """
     started = time.perf_counter()
-    choices = bit_choices(bits, activation_bits)
+    choices = bit_choices(bits)
+    activation_bits = activation_choices(activation_bits)
     _check(iterations=iterations, update_size=update_size, max_seconds=max_seconds, cache_mib=cache_mib)
     _check_name("profile", profile, get_args(Profile))
     _check_name("execution", execution, get_args(Execution))
     batches = collect(model, loader, calibration_samples)
     shards = batches if profile == "full" else [shard for batch in batches for shard in batch.split(RACE_SHARD)]
     network = prepare(model, batches[0], units)
-    plan = make_plan(CostTable.of(network.trace, network.units), budget, choices, activation_bits, pins)
+    table = CostTable.of(network.trace, network.units)
+    plan = make_plan(table, budget, choices, activation_bits, pins, allowed=allowed, ties=ties, target=target)
+    network = replace(network, units=plan.table.groups)
     n = len(network.units)
     sizes = [n] + [min(update_size or max(1, n // 2), n)] * (iterations - 1)
     if execution == "int8":
@@ -193,6 +209,7 @@ def _result(
         bops=plan.table.bops(best),
         size_mib=plan.table.size_mib(best),
         limits=plan.limits,
+        spending=plan.spending(best),
         history=tuple(map(plan.record, trace.iterations)),
         stopped=trace.stopped,
         cost_of_search=SearchCost(sensitivity.forward_equivalents, time.perf_counter() - started),
@@ -270,6 +287,7 @@ def quantize(
         bops=table.bops(configuration),
         size_mib=table.size_mib(configuration),
         limits={},
+        spending=(),
         history=(),
         stopped=False,
         cost_of_search=SearchCost(sensitivity.forward_equivalents, time.perf_counter() - started),
