@@ -144,3 +144,68 @@ def test_layer_called_twice_counts_twice():
     [layer] = seen(nn.Sequential(shared, nn.ReLU(), shared), 4).layers
     assert layer.macs == 32
     assert layer.weights == 16
+
+
+def reads(found):
+    return [(read.tensor, read.layer, read.elements, read.born, read.last) for read in found.reads]
+
+
+class Skip(nn.Module):
+    """x is wanted until the sum, and read by two layers; the pool's output is a view of nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 1)
+        self.head = nn.Linear(2, 3)
+
+    def forward(self, x):
+        x = F.relu(self.a(x), inplace=True)
+        y = self.b(x)
+        z = self.c(F.relu(y))
+        z += x
+        return self.head(F.adaptive_avg_pool2d(z, 1).flatten(1))
+
+
+def test_when_tensors_are_live():
+    """By hand: x lives from a (0) until the sum after c (2), relu(y) from b to c, the pooled from c to the head."""
+    found = seen(Skip(), 1, 4, 4)
+    assert found.moments == ("a", "b", "c", "head")
+    assert reads(found) == [(0, "a", 16, -1, 0), (1, "b", 32, 0, 2), (2, "c", 32, 1, 2), (3, "head", 2, 2, 3)]
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["sdpa", "matmul"])
+def test_what_attention_reads(fused):
+    """q, k and v are views of one tensor, which is wanted until the second product."""
+    found = seen(Attention(fused), 5, 8)
+    assert found.moments == ("qkv", "matmul0", "matmul1")
+    assert reads(found) == [
+        (0, "qkv", 40, -1, 0),
+        (1, "matmul0", 40, 0, 2),
+        (2, "matmul0", 40, 0, 2),
+        (3, "matmul1", 25, 1, 2),
+        (4, "matmul1", 40, 0, 2),
+    ]
+
+
+class Sums(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Linear(4, 4) for _ in range(4))
+        self.scale = nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        y = torch.add(F.relu(self.a(x)), self.b(x) * self.scale) + 1
+        y = y + self.c(y)
+        return y + x + self.d(y) * self.a(x)
+
+
+def test_only_direct_outputs_are_added():
+    """A sum is no layer's output, nor is a product of two; an output that is scaled still is."""
+    assert seen(Sums(), 4).sums == (("a", "b"),)
+
+
+def test_channels_biases_and_other_numbers():
+    layers = [nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4), nn.Flatten()]
+    found = seen(nn.Sequential(*layers, nn.Linear(16, 3)), 1, 4, 4)
+    assert [(layer.channels, layer.biases) for layer in found.layers] == [(4, 4), (3, 3)]
+    assert found.others == 4 * 4, "weight, bias, mean and variance of the norm that is not folded"

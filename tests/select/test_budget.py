@@ -96,7 +96,9 @@ def test_relative_bounds_that_cross(table):
 def test_every_configuration_is_judged_by_its_bounds(table):
     """The rows of the program admit exactly what a count by hand admits."""
     weights = {"0": 128, "1": 64}
-    joules = {(unit, b): Fraction(f"{0.1 * b:.1f}") * (unit == "0") + Fraction(1, 3) for unit in "01" for b in range(1, 9)}
+    joules = {
+        (unit, b): Fraction(f"{0.1 * b:.1f}") * (unit == "0") + Fraction(1, 3) for unit in "01" for b in range(1, 9)
+    }
     budget = ribs.Budget(
         bops=("2/2", "5/5"),
         average_weight_bits=(2.5, 5.5),

@@ -150,13 +150,17 @@ def test_bad_options(table, case):
         candidates(table, **options)
 
 
+def squares(exact, found):
+    return (exact - found).square().mean((1, 2))
+
+
 def test_a_search_with_everything():
     """Ties of units that are apart in the network, pairs of bits, patterns: measured, not only counted."""
     model = Residual().eval()
     budget = ribs.Budget(bops=("2/2", "5/5"), activation_memory="70% of 8/8", average_weight_bits=(3, 6))
     result = ribs.search(
         model, [X], budget, units="layer", bits=(2, 4, 8), activation_bits=(4, 8), ties="auto", pins={"last": 8},
-        allowed={"conv1": [(4, 8)]}, iterations=3, progress=False,
+        loss=squares, allowed={"conv1": [(4, 8)]}, iterations=3, progress=False,
     )  # fmt: skip
     assert result.bits["conv1"] == (4, 8) and result.bits["head"] == (8, 8)
     for each in result.spending:
@@ -165,7 +169,6 @@ def test_a_search_with_everything():
     for layer in ("conv2", "shortcut"):
         module = result.model.get_submodule(layer)
         assert (module.weight_quantizer.bits, module.input_quantizer.bits) == result.bits["conv2 + shortcut"]
-    again = ribs.quantize(
-        model, [X], result.bits, units={unit.name: unit.layers for unit in result.costs.groups}, progress=False
-    )
+    units = {unit.name: unit.layers for unit in result.costs.groups}
+    again = ribs.quantize(model, [X], result.bits, units=units, loss=squares, progress=False)
     assert again.loss == pytest.approx(result.loss, rel=1e-9)

@@ -260,10 +260,10 @@ class _Watcher(TorchFunctionMode):
         """When tensors are made and wanted, and whose output they are."""
         operands = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
         results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if not results:
+            return  # a question for a shape or the like
         for tensor in [*operands, *results]:
             self.see(tensor)
-        if not results:
-            return
         for tensor in operands:
             memory = id(_memory(tensor))
             self._last[memory] = max(self._last.get(memory, -1), len(self.moments) - 1)
@@ -363,7 +363,8 @@ class _Watcher(TorchFunctionMode):
 
 def _memory(tensor: Tensor) -> Tensor:
     """The tensor that this one is a view of, or itself."""
-    return tensor if tensor._base is None else tensor._base
+    with torch._C.DisableTorchFunction():  # the question is no use of the tensor
+        return tensor if tensor._base is None else tensor._base
 
 
 def _layer_macs(module: nn.Module, x: Tensor, output: Tensor) -> int:
