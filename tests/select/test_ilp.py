@@ -278,3 +278,59 @@ def test_prints_nothing():
     code = "from ribs.select.ilp import solve; solve([[0, 1], [0, 1]], [[[2], [0]], [[3], [1]]], [3])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def with_bounds_on_both_sides(rng):
+    """Small, with one to six bounds, upper and lower (negated), about the costs of some configuration; in numpy."""
+    units, candidates, budgets = int(rng.integers(1, 5)), int(rng.integers(1, 5)), int(rng.integers(1, 7))
+    costs = rng.integers(0, int(rng.choice([4, 30, 10**6, 10**12])), size=(units, candidates, budgets))
+    deltas = rng.integers(-50, 1000, size=(units, candidates)).astype(float)
+    costs *= rng.choice([1, 1, -1], size=budgets)
+    choice = rng.integers(candidates, size=units)
+    spread = np.ptp(costs, axis=1).sum(axis=0)
+    limits = costs[range(units), choice].sum(axis=0) + (spread * rng.choice([-0.3, 0, 0, 0.2, 0.5], budgets)).astype(
+        int
+    )
+    return deltas, costs, limits
+
+
+def test_ten_thousand_with_bounds_on_both_sides():
+    """No bound is broken, no optimum missed, and nothing feasible refused."""
+    rng = np.random.default_rng(0)
+    feasible = 0
+    for _ in range(10_000):
+        deltas, costs, limits = with_bounds_on_both_sides(rng)
+        every = np.array(list(itertools.product(range(deltas.shape[1]), repeat=len(deltas))))
+        units = np.arange(len(deltas))
+        fits = (costs[units, every].sum(axis=1) <= limits).all(axis=1)
+        if not fits.any():
+            with pytest.raises(InfeasibleBudgetError):
+                solve(deltas, costs, limits)
+            continue
+        solution = solve(deltas, costs, limits)
+        assert np.all(costs[units, solution.choice].sum(axis=0) <= limits)
+        assert solution.objective == deltas[units, every[fits]].sum(axis=1).min()
+        assert solution.gap == 0
+        feasible += 1
+    assert 4000 < feasible < 9000
+
+
+@pytest.mark.parametrize("moments", [1, 20])
+def test_pairs_of_bits_with_many_bounds(moments):
+    """200 units of 49 pairs: bit operations, size on both sides, and activations at many moments."""
+    rng = np.random.default_rng(moments)
+    units = 60 if moments > 1 else 200
+    pairs = np.array(list(itertools.product(range(2, 9), repeat=2)))
+    macs, weights = rng.integers(10**6, 2 * 10**8, size=units), rng.integers(10**3, 2 * 10**6, size=units)
+    elements = rng.integers(10**3, 10**6, size=(units, moments)) * (rng.random((units, moments)) < 0.1)
+    scale = np.exp(1.5 * rng.normal(size=(2, units, 1)) - 6)
+    deltas = (scale * 2.0 ** (-1.2 * pairs.T[:, None])).sum(axis=0) * (1 + 0.1 * rng.random((units, 49)))
+    w, a = pairs.T
+    columns = [macs[:, None] * (w * a), weights[:, None] * w, -weights[:, None] * w]
+    costs = np.stack([*columns, *(elements[:, m, None] * a for m in range(moments))], axis=-1)
+    uniform = costs[:, pairs.tolist().index([4, 4])].sum(axis=0)
+    limits = [int(uniform[0]), int(1.1 * uniform[1]), int(0.9 * uniform[2]), *map(int, uniform[3:])]
+    solution = solve(deltas, costs, limits)
+    assert all(map(int.__le__, solution.costs, limits))
+    assert 0 <= solution.gap <= 1e-6 * np.ptp(deltas, axis=1).max()
+    assert solution.objective <= deltas[:, pairs.tolist().index([4, 4])].sum()

@@ -57,7 +57,8 @@ def prove(
         stages.append([state for state in states if state[3] <= gap])
     reached: list[_State] = [((0,) * len(room), 0, 0, 0)]
     # Units left with one option come first, where they add no states.
-    most = MOST_STATES * 2 // max(2, len(room))
+    # The more budgets, the fewer states are dominated, and the less there is to hope for.
+    most = MOST_STATES * 8 // max(2, len(room)) ** 3
     for stage in sorted(stages, key=len):
         grown = list(islice(_extend(reached, stage, room, gap), most + 1))
         if len(grown) > most:
