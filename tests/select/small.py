@@ -26,7 +26,8 @@ def loader(batches=3, samples=8):
 
 def search(model=None, data=None, budget="4/4", **options) -> ribs.Result:
     options = {"bits": (2, 4, 8), "units": "layer", "iterations": 3, "progress": False} | options
-    return ribs.search(model or network(), data or loader(), ribs.Budget(bops=budget), **options)
+    budget = ribs.Budget(bops=budget) if isinstance(budget, str) else budget
+    return ribs.search(model or network(), data or loader(), budget, **options)
 
 
 def in_children(*actions: Callable[[], object]) -> list[int]:

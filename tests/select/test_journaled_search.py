@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import ribs
 from ribs.select.errors import JournalError
 from ribs.select.journal import Journal
 from small import content, counting, in_children, journaled, loader, network, search
@@ -63,6 +64,24 @@ def test_another_budget_uses_what_is_journaled(tmp_path):
     assert len(measured) <= len(alone) - 3 * 7
 
 
+@pytest.mark.parametrize(
+    "budget",
+    [
+        {"size": ("2/2", "4/4"), "average_bits": 4.5},
+        {"activation_memory": "60% of 8/8"},
+        {"costs": {"latency": (lambda unit, bits: bits[0], "3/3")}},
+        {"bops": "4/4", "accounting": "deployment"},
+    ],
+    ids=str,
+)
+def test_so_does_a_budget_of_anything_else(tmp_path, budget):
+    search(journal=tmp_path)
+    measured, alone = [], []
+    result = search(journal=tmp_path, budget=ribs.Budget(**budget), loss=counting(measured))
+    assert content(result) == content(search(budget=ribs.Budget(**budget), loss=counting(alone)))
+    assert len(measured) <= len(alone) - 3 * 7
+
+
 def changed_weight():
     model = network()
     weight = model[2].weight.data.view(-1)
@@ -97,6 +116,22 @@ def journal(tmp_path_factory):
     folder = tmp_path_factory.mktemp("journal")
     search(journal=folder, iterations=1)
     return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"pins": {"first": 8}}, "candidates"),
+        ({"allowed": {"*": (2, 4)}}, "candidates"),
+        ({"activation_bits": (4, 8)}, "candidates"),
+        ({"target": "imx500", "activation_bits": 8}, "candidates"),
+        ({"ties": [["0", "5"]]}, "units"),
+    ],
+    ids=str,
+)
+def test_other_candidates_are_another_search(journal, options, field):
+    with pytest.raises(JournalError, match=rf"\b{field}\b"):
+        search(journal=journal, budget="6/6", **options)
 
 
 @pytest.mark.parametrize("field", FOREIGN)

@@ -77,7 +77,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_budget(parser: argparse.ArgumentParser) -> None:
-    bound = 'BOUND (or LOW..HIGH): a number, a uniform network ("4/4", "3.5/3.5"), "50%% of 8/8"'
+    bound = 'BOUND (or LOW..HIGH): a number, a uniform network ("4/4", "3.5/3.5"), "50% of 8/8"'
     group = parser.add_argument_group("budget, at least one of", bound)
     group.add_argument("--budget-bops", metavar="BOUND", help='bit operations; "28.5 GBOPs"')
     group.add_argument("--budget-size", metavar="BOUND", help='MiB of weights; "512 KiB"')
