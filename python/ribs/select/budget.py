@@ -56,7 +56,7 @@ class Budget:
     average_bits: Bounds = None
     average_weight_bits: Bounds = None
     activation_memory: Bounds = None
-    costs: Mapping[str, tuple[CostSource, Bounds]] = field(default_factory=dict)
+    costs: Mapping[str, tuple[CostSource, Bounds]] = field(default_factory=dict, hash=False)
     accounting: AccountingName = "paper"
 
     def __post_init__(self) -> None:
