@@ -52,7 +52,8 @@ def test_who_touches_what(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["ribs", "ribs.cli.main", "ribs.select.ilp", "ribs.select.journal", "ribs.select.search"]
+    "module",
+    ["ribs", "ribs.cli.main", "ribs.cli.paper", "ribs.select.ilp", "ribs.select.journal", "ribs.select.search"],
 )
 def test_loads_without_torch(module):
     """The ILP and the search loop are pure, and `--help` does not wait for torch."""

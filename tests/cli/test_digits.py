@@ -136,12 +136,23 @@ def test_training_repeats_bit_for_bit(cache, monkeypatch, tmp_path):
     _assert_same(first, digits.trained("tiny", progress=False))
 
 
-@pytest.mark.parametrize("change", [{"lr": 0.2}, {"batches": 8}, {"seed": 1}], ids=["lr", "batches", "seed"])
+CHANGES = {"lr": {"lr": 0.2}, "batches": {"batches": 8}, "seed": {"seed": 1}, "optimizer": {"optimizer": "adamw"}}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_changed_recipe_trains_again(cache, trainings, monkeypatch, change):
     digits.trained("tiny", progress=False)
     monkeypatch.setattr(digits, "RECIPES", {"tiny": dataclasses.replace(TINY, **change)})
     digits.trained("tiny", progress=False)
     assert len(trainings) == 2 and len(list(cache.iterdir())) == 2
+
+
+def test_networks_cached_by_earlier_versions_keep_their_names():
+    # Names of files that exist: a new field of a recipe must not orphan them.
+    pytest.importorskip("timm")
+    names = {"demo": "e1cd564c5d89", "mobilenetv2_050": "8a027f4553d0"}
+    found = {name: digits._fingerprint(digits.RECIPES[name], digits.RECIPES[name].build()) for name in names}
+    assert found == names
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_search(commands.add_parser("search", help="find the best bits of a network within a budget"))
     _add_count(commands.add_parser("count", help="MACs, bit operations and size of a network"))
     _add_demo(commands.add_parser("demo", help="the main job on a small network and real digits, offline"))
+    _add_reproduce(commands.add_parser("reproduce", help="a row of the paper, beside its published figures"))
     return parser
 
 
@@ -109,6 +110,24 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the search (default: %(default)s)")
     parser.add_argument("--seeds", type=int, metavar="N", help="run seeds 0..N-1 and print a line for each")
     parser.add_argument("--picture", metavar="FILE", help="save a picture of the result (.png, .svg)")
+
+
+def _add_reproduce(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("row", nargs="?", metavar="ROW", help="such as table1a/ribs-28.5")
+    parser.add_argument("--list", action="store_true", help="list all rows with what each waits for")
+    parser.add_argument("--data", metavar="IMAGENET", help="a folder that holds train/ and val/")
+    parser.add_argument("--checkpoint", metavar="FILE", help="the network's weights (default: timm's, fetched)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
+    parser.add_argument("--journal", metavar="FOLDER", help="keep every measured loss, to go on after an interruption")
+    parser.add_argument("--seed", type=int, help="of the samples and the search (default: the row's)")
+    parser.add_argument("--samples", type=int, help="calibration samples (default: the row's, 1024)")
+    parser.add_argument("--iterations", type=int, help="of a search (default: the row's)")
+    parser.add_argument("--limit", type=int, metavar="N", help="evaluate on N of the images in val/ (default: all)")
+    parser.add_argument("--random-weights", action="store_true", help="do not fetch weights: to try the whole way")
+    parser.add_argument("--no-progress", action="store_true", help="no bars")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

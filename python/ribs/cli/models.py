@@ -94,12 +94,20 @@ def load_data(path: Path, model: nn.Module, size: tuple[int, ...], *, batch_size
         raise ValueError(f"--data {path} does not exist")
     if path.is_file():
         return _slices(torch.load(path, map_location="cpu", weights_only=True), batch_size)
+    dataset = image_folder(path, model, size)
+    generator = torch.Generator().manual_seed(seed)
+    return DataLoader(dataset, batch_size, shuffle=True, generator=generator, num_workers=workers)
+
+
+def image_folder(path: Path, model: nn.Module, size: tuple[int, ...]) -> Any:
+    """The images of a folder with those of each class in a folder of their own, as timm evaluates the model on them.
+
+    Items are (image, index of the class among the names of all in natural order).
+    """
     _timm()
     data = import_module("timm.data")
     config = data.resolve_data_config({"input_size": size}, model=model)
-    dataset = data.ImageDataset(str(path), transform=data.create_transform(**config))
-    generator = torch.Generator().manual_seed(seed)
-    return DataLoader(dataset, batch_size, shuffle=True, generator=generator, num_workers=workers)
+    return data.ImageDataset(str(path), transform=data.create_transform(**config))
 
 
 def _slices(data: Any, batch_size: int) -> Iterable[Any]:
