@@ -221,7 +221,7 @@ def _bits(run: Uniform | Cited, costs: ribs.CostTable) -> Configuration:
 
 
 def _budget(run: Search) -> ribs.Budget:
-    return ribs.Budget(bops=run.gbops * 1e9 if isinstance(run.gbops, (int, float)) else run.gbops, size_mib=run.mib)
+    return ribs.Budget(bops=run.gbops * 1e9 if isinstance(run.gbops, (int, float)) else run.gbops, size=run.mib)
 
 
 def cost_here(row: Row) -> dict[str, str]:
@@ -231,9 +231,9 @@ def cost_here(row: Row) -> dict[str, str]:
     """
     costs, run = _costs(row), row.run
     if isinstance(run, Search):
-        limits = _budget(run).limits(costs)
-        units = {"bops": ("gbops", 1e9), "size_mib": ("mib", MIB_IN_BITS)}
-        return {units[name][0]: f"<= {limit / units[name][1]:.5g}" for name, limit in limits.items()}
+        units = {"bops": ("gbops", 10**9), "size": ("mib", MIB_IN_BITS)}
+        bounds = [(*units[term.resource.name], term.most) for term in _budget(run).terms(costs)]
+        return {column: f"<= {float(most / one):.5g}" for column, one, most in bounds if most is not None}
     bits: AnyBits | None = None
     if isinstance(run, Float):
         bits = 32

@@ -76,8 +76,12 @@ class Budget:
         if given["activation_memory"][0] is not None:
             raise ValueError("[Budget] activation_memory takes no lower bound; a peak is bounded from above only")
 
-    def terms(self, table: CostTable, members: Mapping[str, tuple[Unit, ...]]) -> list[Term]:
-        """What is bounded, in order, with its bounds as exact values."""
+    def terms(self, table: CostTable, members: Mapping[str, tuple[Unit, ...]] | None = None) -> list[Term]:
+        """What is bounded, in order, with its bounds as exact values.
+
+        members: the user's units in each unit of the table; by default these are the same.
+        """
+        members = {unit.name: (unit,) for unit in table.groups} if members is None else members
         terms = []
         for name, bounds in self._given().items():
             low, high = _pair(name, bounds)
