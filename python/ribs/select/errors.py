@@ -12,7 +12,7 @@ class InfeasibleBudgetError(ValueError):
     least: the least reachable cost of each budget, each taken alone.
     limits: the upper bounds asked for. Each may be above `least`: then all together are out of reach.
     nearest: {unit: (weight bits, activation bits)} of the configuration whose largest excess over a bound, as a share
-        of that bound, is least; None where only the program is known.
+        of that bound, is least (to within 1e-4); None where only the program is known.
     nearest_budget: the `Budget` asked for, its broken bounds moved to exactly what `nearest` costs.
     """
 
