@@ -1,0 +1,40 @@
+"""Units lowered one by one in the order of what each loses alone.
+
+Source: automatic mixed precision of Qualcomm's AIMET. Every unit at every candidate is measured with all others in
+float; from the most bits on, this list is walked from the least loss to the largest, and each entry that makes its
+unit cheaper is taken, until all is within the budgets.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+
+from ribs.select.rivals.feasible import fits
+from ribs.select.rivals.setting import Scores, Setting, replaced
+from ribs.select.samples import Choice
+
+
+def choose(setting: Setting) -> Choice:
+    """The first configuration of the walk within the budgets. Costs about a pass for each candidate of each unit."""
+    return walk(setting, setting.alone())
+
+
+def walk(setting: Setting, losses: Scores) -> Choice:
+    """losses: [units, candidates], each alone; candidates of equal loss are taken from the cheapest on.
+
+    Raises: RuntimeError when the list ends over the budgets.
+    """
+    plan, choice = setting.plan, setting.plan.start
+    losses = np.where(np.isfinite(losses), losses, np.inf)
+    entries = [(unit, candidate) for unit, options in enumerate(plan.candidates) for candidate in range(len(options))]
+    for unit, candidate in sorted(entries, key=lambda e: (losses[e], plan.costs[e[0]][e[1]], e)):
+        if fits(plan, choice):
+            return choice
+        costs = plan.costs[unit]
+        if all(map(operator.le, costs[candidate], costs[choice[unit]])):
+            choice = replaced(choice, {unit: candidate})
+    if not fits(plan, choice):
+        raise RuntimeError("[greedy] no candidate is cheaper than what each unit has, and the budgets are not met")
+    return choice

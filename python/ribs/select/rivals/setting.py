@@ -1,0 +1,168 @@
+"""What every rival may use, and what several of them do alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import functional_call
+
+from ribs.quant.inputs import Inputs
+from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
+from ribs.quant.network import QuantizedNetwork
+from ribs.quant.quantizer import FLOAT_BITS
+from ribs.select.ilp import solve
+from ribs.select.loss import TaskLoss
+from ribs.select.plan import Plan
+from ribs.select.rivals.feasible import most_uniform
+from ribs.select.samples import Choice
+from ribs.select.sensitivity import Sensitivity
+
+FLOAT = (FLOAT_BITS, FLOAT_BITS)
+BACKWARD = 2.0  # forward passes that a backward pass counts as
+Scores = NDArray[np.float64]  # [units, candidates], less is better
+
+
+@dataclass
+class Setting:
+    """One choice to be made: the network and its calibration set, what may be chosen, and what it took so far.
+
+    network: calibrated for all bits of the plan. A rival may choose its bits, but changes no weight and no step.
+    inputs: the calibration set, batch by batch.
+    loss: the task loss.
+    seed: of all that is random.
+    sensitivity: measures task losses. Beside the plan's candidates every unit has one more, float, which is
+        `floats[unit]` in a configuration.
+    passes: forward equivalents of all else. A backward pass counts as two passes.
+    """
+
+    network: QuantizedNetwork
+    inputs: Sequence[Inputs]
+    plan: Plan
+    loss: TaskLoss
+    seed: int = 0
+    sensitivity: Sensitivity = field(init=False)
+    passes: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self.sensitivity = self._measuring(self.loss)
+
+    def _measuring(self, loss: TaskLoss) -> Sensitivity:
+        return Sensitivity(self.network, self.inputs, [[*options, FLOAT] for options in self.plan.candidates], loss)
+
+    @property
+    def forward_equivalents(self) -> float:
+        return self.sensitivity.forward_equivalents + self.passes
+
+    @property
+    def floats(self) -> Choice:
+        """The configuration of a float network, in numbers of `sensitivity`."""
+        return tuple(map(len, self.plan.candidates))
+
+    @property
+    def samples(self) -> int:
+        return sum(inputs.samples for inputs in self.inputs)
+
+    def generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
+
+    def mean_loss(self, choice: Choice) -> float:
+        """The measured task loss of a configuration."""
+        return float(self.sensitivity.evaluate(choice).mean())
+
+    def alone(self, loss: TaskLoss | None = None) -> Scores:
+        """The loss of each candidate with all other units in float; NaN for padding.
+
+        loss: in the place of the task loss.
+        """
+        sensitivity = self.sensitivity if loss is None else self._measuring(loss)
+        singles = [
+            (unit, candidate, replaced(self.floats, {unit: candidate}))
+            for unit, options in enumerate(self.plan.candidates)
+            for candidate in range(len(options))
+        ]
+        choices = [self.floats, *(choice for _, _, choice in singles)]
+        losses = [sensitivity.measure(choices, shard)[1:] for shard in range(len(self.inputs))]
+        table = self.no_scores()
+        for (unit, candidate, _), mean in zip(singles, np.concatenate(losses, axis=1).mean(axis=1), strict=True):
+            table[unit, candidate] = mean
+        if sensitivity is not self.sensitivity:
+            self.passes += sensitivity.forward_equivalents
+        return table
+
+    def no_scores(self) -> Scores:
+        """[units, candidates] zeros; NaN for padding."""
+        return np.where(self.plan.allowed, 0.0, np.nan)
+
+    def layers(self) -> Iterator[tuple[int, str, QuantizedLayer | QuantizedMatmul]]:
+        """(number of the unit, name, module) of every layer, in execution order within each unit."""
+        for number, unit in enumerate(self.network.units):
+            for name in unit.layers:
+                layer = self.network.model.get_submodule(name)
+                assert isinstance(layer, (QuantizedLayer, QuantizedMatmul))
+                yield number, name, layer
+
+    def batches(self) -> Iterator[Inputs]:
+        for inputs in self.inputs:
+            yield inputs.to(self.network.device)
+
+    def in_float(self) -> None:
+        """Choose 32 bits for all units."""
+        self.network.configure({unit.name: FLOAT for unit in self.network.units})
+
+    def call(self, inputs: Inputs, tensors: Mapping[str, Tensor]) -> Any:
+        """The network's output with other tensors in the place of parameters and buffers, which stay as they are."""
+        return functional_call(self.network.model, dict(tensors), inputs.args, dict(inputs.kwargs))
+
+
+def replaced(choice: Choice, changes: Mapping[int, int]) -> Choice:
+    return tuple(changes.get(unit, candidate) for unit, candidate in enumerate(choice))
+
+
+def best_by(setting: Setting, scores: Scores) -> Choice:
+    """The configuration of the least sum of scores within the budgets, to a proven optimum.
+
+    Of candidates with the same score the cheapest is taken; but a unit all of whose candidates have the same score, of
+    which the method knows nothing, takes that of the `uniform` rival.
+    """
+    plan, usable, known = setting.plan, setting.plan.allowed.copy(), scores.copy()
+    uniform = most_uniform(plan)[0]
+    for unit, (row, allowed) in enumerate(zip(scores, plan.allowed, strict=True)):
+        if np.unique(row[allowed & np.isfinite(row)]).size == 1:
+            usable[unit] = np.arange(len(row)) == uniform[unit]
+            known[unit] = 0.0
+    return solve(known, plan.costs, plan.available, usable).choice
+
+
+def weight_scores(setting: Setting, score: Callable[[str, QuantizedLayer, Tensor], float]) -> Scores:
+    """Scores that look at weights alone, summed over the layers of each unit.
+
+    score: f(name, layer, quantized weights) of a layer with weights.
+
+    Activations have no part in it. Where the bits of a unit's activations are tied to those of its weights or fixed,
+    this orders all candidates; otherwise only those remain whose activations have the bits nearest to the weights'.
+    """
+    scores = setting.no_scores()
+    for unit, name, layer in setting.layers():
+        if isinstance(layer, QuantizedLayer):
+            for candidate, (bits, _) in enumerate(setting.plan.candidates[unit]):
+                layer.weight_quantizer.set_bits(bits)
+                with torch.no_grad():
+                    scores[unit, candidate] += score(name, layer, layer.quantized_weight())
+    return near_the_weights(setting.plan, scores)
+
+
+def near_the_weights(plan: Plan, scores: Scores) -> Scores:
+    """NaN for candidates whose activations have bits farther from their weights' than another of the same weights."""
+    kept: Scores = scores.copy()
+    for unit, options in enumerate(plan.candidates):
+        for candidate, (weight, activation) in enumerate(options):
+            rivals = [(abs(a - w), -a) for w, a in options if w == weight]
+            if min(rivals) < (abs(activation - weight), -activation):
+                kept[unit, candidate] = np.nan
+    return kept

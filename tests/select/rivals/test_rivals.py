@@ -1,0 +1,81 @@
+"""What holds for every rival: budgets, pins, the seed, and a network that is left as it was."""
+
+import functools
+import operator
+
+import pytest
+
+import settings
+from ribs.select.rivals.feasible import costs_of, fits
+from ribs.select.rivals.registry import RIVALS
+
+NAMES = [*RIVALS]
+CASES = {
+    "bops": {},
+    "tight": {"budget": "2/2"},
+    "all fits": {"budget": "8/8"},
+    "both budgets": {"budget": "5/5", "size": "3/3"},
+    "fixed activations": {"budget": None, "size": "4/4", "activation_bits": 5},
+    "pins": {"budget": 180_000, "pins": {"first": 8, "2": (4, 2)}},
+    "float pin": {"budget": 450_000, "pins": {"last": 32}},
+    "blocks": {"model": settings.blocks, "units": "block"},
+    "layers of blocks": {"model": settings.blocks, "bits": (2, 4)},
+}
+
+
+def setting(case, **more):
+    options = CASES[case] | more
+    model = options.pop("model", None)
+    return settings.setting(model=model() if model else None, **options)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", NAMES)
+def test_within_the_budgets_with_the_pins_and_nothing_changed(name, case):
+    given = setting(case)
+    before = settings.state(given.network)
+    choice = RIVALS[name](given)
+    assert settings.same_state(before, settings.state(given.network))
+    plan = given.plan
+    assert all(0 <= k < len(options) for k, options in zip(choice, plan.candidates, strict=True))
+    exact = [0] * len(plan.available)
+    for unit, k in enumerate(choice):
+        exact = list(map(operator.add, exact, plan.costs[unit][k]))
+    assert tuple(exact) == costs_of(plan, choice)
+    assert all(map(operator.le, exact, plan.available))
+    bits = plan.configuration(choice)
+    if case == "pins":
+        assert bits["0"] == (8, 8) and bits["2"] == (4, 2)
+    if case == "float pin":
+        assert bits["5"] == (32, 32)
+    if case == "all fits":
+        assert set(bits.values()) == {(8, 8)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_seed_decides(name):
+    choices = [RIVALS[name](setting("bops", seed=3)) for _ in range(2)]
+    assert choices[0] == choices[1]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "exhaustive"])
+def test_attention(name):
+    given = settings.setting(model=settings.vit(), bits=(3, 6), budget="4/4", units="layer")
+    before = settings.state(given.network)
+    choice = RIVALS[name](given)
+    assert fits(given.plan, choice)
+    assert settings.same_state(before, settings.state(given.network))
+
+
+@functools.cache
+def best():
+    given = setting("bops")
+    return min(given.mean_loss(choice) for choice in settings.every(given.plan) if fits(given.plan, choice))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_none_is_better_than_the_best(name):
+    given = setting("bops")
+    assert given.mean_loss(RIVALS[name](given)) >= best()
+    if name in ("exhaustive", "random"):  # 64 draws of at most 27 configurations
+        assert given.mean_loss(RIVALS[name](given)) == best()
