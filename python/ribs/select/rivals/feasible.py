@@ -27,21 +27,19 @@ def cheapest(plan: Plan) -> Choice:
 
 
 def uniform(plan: Plan) -> list[Choice]:
-    """All configurations within the budgets in which the units that have a choice have one pair of bits."""
+    """All configurations in which the units that have a choice have one pair of bits, within the budgets or not."""
     free = [set(options) for options in plan.candidates if len(options) > 1] or [set(plan.candidates[0])]
-    choices = [
-        tuple(options.index(pair) if pair in options else 0 for options in plan.candidates)
-        for pair in sorted(set.intersection(*free))
-    ]
-    return [choice for choice in dict.fromkeys(choices) if fits(plan, choice)]
+    pairs = sorted(set.intersection(*free))
+    choices = [tuple(o.index(pair) if pair in o else 0 for o in plan.candidates) for pair in pairs]
+    return list(dict.fromkeys(choices))
 
 
 def most_uniform(plan: Plan) -> list[Choice]:
-    """Those of `uniform` that no other of them has at least as many bits as, in weights and activations alike.
+    """Those of `uniform` within the budgets, except where another has at least as many weight and activation bits.
 
     Raises: ValueError where there is none.
     """
-    found = uniform(plan)
+    found = [choice for choice in uniform(plan) if fits(plan, choice)]
     bits = [[b for options, k in zip(plan.candidates, choice, strict=True) for b in options[k]] for choice in found]
     most = [
         choice

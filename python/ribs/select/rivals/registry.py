@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ribs.select.rivals import exhaustive, fisher, greedy, hawq, kl, ompq, random, sqnr, uniform, weight_error
+from ribs.select.rivals import (
+    dnas,
+    exhaustive,
+    fisher,
+    fracbits,
+    genetic,
+    greedy,
+    hawq,
+    kl,
+    limpq,
+    ompq,
+    random,
+    sqnr,
+    uniform,
+    weight_error,
+)
 from ribs.select.rivals.setting import Setting
 from ribs.select.samples import Choice
 
@@ -19,6 +34,10 @@ RIVALS: dict[str, Rival] = {
     "fisher": fisher.choose,
     "hawq": hawq.choose,
     "ompq": ompq.choose,
+    "limpq": limpq.choose,
     "greedy": greedy.choose,
+    "genetic": genetic.choose,
+    "fracbits": fracbits.choose,
+    "dnas": dnas.choose,
     "exhaustive": exhaustive.choose,
 }

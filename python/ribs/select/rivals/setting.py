@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,6 +111,15 @@ class Setting:
     def batches(self) -> Iterator[Inputs]:
         for inputs in self.inputs:
             yield inputs.to(self.network.device)
+
+    def training_batches(self, size: int, updates: int) -> Iterator[tuple[Inputs, Any]]:
+        """So many times the next `size` samples and the float network's output for them, over and over in order."""
+        pieces = [piece for inputs in self.batches() for piece in inputs.split(size)]
+        self.in_float()
+        with torch.no_grad():
+            targets = [piece.call(self.network.model) for piece in pieces]
+        self.passes += 1
+        yield from itertools.islice(itertools.cycle(zip(pieces, targets, strict=True)), updates)
 
     def in_float(self) -> None:
         """Choose 32 bits for all units."""

@@ -1,0 +1,58 @@
+"""Bits as real numbers, learned by interpolation between neighbouring bit-widths.
+
+Source: Yang and Jin, FracBits: Mixed Precision Quantization via Fractional Bit-Widths, AAAI 2021.
+
+Here the bits of a unit lie between two neighbouring candidates (weights and activations together), and the output of
+its layers between the outputs at these; the weights stay as they are, and the loss is the task loss plus how far the
+interpolated cost is over the budget. An integer program then takes the candidates nearest to what was learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ribs.select.rivals.relaxed import Mix, train
+from ribs.select.rivals.setting import Setting, best_by
+from ribs.select.samples import Choice
+
+UPDATES, RATE = 200, 0.05
+
+
+def choose(setting: Setting) -> Choice:
+    """The least sum of squared distances to the learned bits, in candidates.
+
+    Costs 6 passes over 32 samples, 200 times: 38 passes over 1024 samples.
+    """
+    positions = learned(setting)
+    scores = setting.no_scores()
+    for unit, options in enumerate(setting.plan.candidates):
+        for candidate in range(len(options)):
+            scores[unit, candidate] = (float(positions[unit]) - candidate) ** 2
+    return best_by(setting, scores)
+
+
+def learned(setting: Setting, updates: int = UPDATES) -> Tensor:
+    """[units] float64 positions between candidate 0 and the last, from which they start."""
+    last = torch.tensor([len(options) - 1.0 for options in setting.plan.candidates], dtype=torch.float64)
+    positions = last.clone().requires_grad_()
+
+    def keep_inside() -> None:
+        positions.copy_(positions.clamp(min=torch.zeros_like(last), max=last))
+
+    train(setting, positions, lambda update: between(setting, positions), updates, RATE, keep_inside)
+    return positions.detach()
+
+
+def between(setting: Setting, positions: Tensor) -> Sequence[Mix]:
+    """The two neighbouring candidates of each unit, by how near they are."""
+    mixes: list[Mix] = []
+    for position, options in zip(positions, setting.plan.candidates, strict=True):
+        if len(options) == 1:
+            mixes.append([(0, torch.ones_like(position))])
+            continue
+        below = min(int(position.detach()), len(options) - 2)
+        mixes.append([(below, below + 1 - position), (below + 1, position - below)])
+    return mixes
