@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_search(commands.add_parser("search", help="find the best bits of a network within a budget"))
+    _add_compare(commands.add_parser("compare", help="ribs beside other ways to choose bits, at the same budgets"))
     _add_count(commands.add_parser("count", help="MACs, bit operations and size of a network"))
     _add_demo(commands.add_parser("demo", help="the main job on a small network and real digits, offline"))
     _add_reproduce(commands.add_parser("reproduce", help="a row of the paper, beside its published figures"))
@@ -69,6 +70,31 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--no-progress", action="store_true", help="no bars")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--data", required=True, help="a folder of images, or a torch file of tensors")
+    budget = 'a number, or "4/4" as a uniform network; repeatable, a budget of its own each time'
+    parser.add_argument("--budget-bops", action="append", default=[], metavar="B", help=f"bit operations: {budget}")
+    parser.add_argument("--budget-size", action="append", default=[], metavar="MIB", help=f"MiB of weights: {budget}")
+    parser.add_argument("--methods", default="ribs,uniform,random,kl", help="by name (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: %(default)s)")
+    parser.add_argument("--bits", default="2,3,4,5,6,7,8", help="candidate bit-widths (default: %(default)s)")
+    parser.add_argument("--activation-bits", type=int, help="fix the bits of all activations")
+    _add_units(parser)
+    parser.add_argument("--iterations", type=int, default=10, help="of ribs (default: %(default)s)")
+    parser.add_argument("--update-size", type=int, metavar="M", help="units changed an iteration (default: half)")
+    parser.add_argument("--samples", type=int, default=1024, help="calibration samples (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    parser.add_argument(
+        "--cache-mib", type=float, default=1024, metavar="MIB", help="for what is kept (default: %(default)s)"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="save a picture of loss over cost (.png, .svg)")
+    parser.add_argument("--no-progress", action="store_true", help="no bars")
+    parser.add_argument("--json", action="store_true", help="print all runs as JSON")
 
 
 def _add_count(parser: argparse.ArgumentParser) -> None:

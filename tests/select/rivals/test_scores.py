@@ -14,7 +14,7 @@ import settings
 from ribs.quant.quantizer import code_range
 from ribs.select.loss import kl_divergence
 from ribs.select.rivals import feasible, fisher, greedy, hawq, ompq, random, sqnr, uniform, weight_error
-from ribs.select.rivals.setting import best_by, near_the_weights, weight_scores
+from ribs.select.rivals.setting import best_by, near_the_weights, nearest, weight_scores
 from small import loader, network
 
 
@@ -225,3 +225,4 @@ def test_weights_alone_keep_the_nearest_activations():
     kept = near_the_weights(given.plan, np.zeros([3, 4]))
     assert np.isfinite(kept[0]).tolist() == [False, False, True, True]
     assert np.isfinite(kept[1, :2]).all()
+    assert nearest([(4, 8), (2, 8), (4, 2), (4, 6)]) == [1, 3]

@@ -2,9 +2,11 @@
 
 Source: Yang and Jin, FracBits: Mixed Precision Quantization via Fractional Bit-Widths, AAAI 2021.
 
-Here the bits of a unit lie between two neighbouring candidates (weights and activations together), and the output of
-its layers between the outputs at these; the weights stay as they are, and the loss is the task loss plus how far the
-interpolated cost is over the budget. An integer program then takes the candidates nearest to what was learned.
+Here the bits of a unit lie between two neighbouring candidates, weights and activations together, and the output of
+its layers between the outputs at these; where activations have bits of their own, only the candidates are used whose
+activations have the bits nearest to those of the weights. The weights stay as they are, and the loss is the task loss
+plus how far the interpolated cost is over the budget. An integer program then takes the candidates nearest to what was
+learned.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ribs.select.rivals.relaxed import Mix, train
-from ribs.select.rivals.setting import Setting, best_by
+from ribs.select.rivals.setting import Setting, best_by, near_the_weights, nearest
 from ribs.select.samples import Choice
 
 UPDATES, RATE = 200, 0.05
@@ -29,14 +31,14 @@ def choose(setting: Setting) -> Choice:
     positions = learned(setting)
     scores = setting.no_scores()
     for unit, options in enumerate(setting.plan.candidates):
-        for candidate in range(len(options)):
-            scores[unit, candidate] = (float(positions[unit]) - candidate) ** 2
-    return best_by(setting, scores)
+        for place, candidate in enumerate(nearest(options)):
+            scores[unit, candidate] = (float(positions[unit]) - place) ** 2
+    return best_by(setting, near_the_weights(setting.plan, scores))
 
 
 def learned(setting: Setting, updates: int = UPDATES) -> Tensor:
-    """[units] float64 positions between candidate 0 and the last, from which they start."""
-    last = torch.tensor([len(options) - 1.0 for options in setting.plan.candidates], dtype=torch.float64)
+    """[units] float64 positions from 0, the fewest bits, to the most, where they start."""
+    last = torch.tensor([len(nearest(options)) - 1.0 for options in setting.plan.candidates], dtype=torch.float64)
     positions = last.clone().requires_grad_()
 
     def keep_inside() -> None:
@@ -50,9 +52,10 @@ def between(setting: Setting, positions: Tensor) -> Sequence[Mix]:
     """The two neighbouring candidates of each unit, by how near they are."""
     mixes: list[Mix] = []
     for position, options in zip(positions, setting.plan.candidates, strict=True):
-        if len(options) == 1:
-            mixes.append([(0, torch.ones_like(position))])
+        rungs = nearest(options)
+        if len(rungs) == 1:
+            mixes.append([(rungs[0], torch.ones_like(position))])
             continue
-        below = min(int(position.detach()), len(options) - 2)
-        mixes.append([(below, below + 1 - position), (below + 1, position - below)])
+        below = min(int(position.detach()), len(rungs) - 2)
+        mixes.append([(rungs[below], below + 1 - position), (rungs[below + 1], position - below)])
     return mixes

@@ -56,7 +56,7 @@ def excess(setting: Setting, mixes: Sequence[Mix]) -> Tensor:
             for unit, mix in enumerate(mixes)
             for candidate, share in mix
         ]
-        total = total + torch.relu(torch.stack(terms).sum() / max(limit, 1) - 1.0)
+        total = total + torch.relu(torch.stack(terms).sum() - limit) / max(abs(limit), 1)
     return total
 
 

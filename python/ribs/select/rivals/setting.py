@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.func import functional_call
 
 from ribs.quant.inputs import Inputs
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
-from ribs.quant.network import QuantizedNetwork
+from ribs.quant.network import Bits, QuantizedNetwork
 from ribs.quant.quantizer import FLOAT_BITS
 from ribs.select.ilp import solve
 from ribs.select.loss import TaskLoss
@@ -37,9 +38,8 @@ class Setting:
     inputs: the calibration set, batch by batch.
     loss: the task loss.
     seed: of all that is random.
-    sensitivity: measures task losses. Beside the plan's candidates every unit has one more, float, which is
-        `floats[unit]` in a configuration.
-    passes: forward equivalents of all else. A backward pass counts as two passes.
+    cache_mib: for stored outputs.
+    passes: forward equivalents of all but measuring. A backward pass counts as two passes.
     """
 
     network: QuantizedNetwork
@@ -47,18 +47,32 @@ class Setting:
     plan: Plan
     loss: TaskLoss
     seed: int = 0
-    sensitivity: Sensitivity = field(init=False)
+    cache_mib: float = 1024
     passes: float = field(default=0.0, init=False)
+    _measuring: list[Sensitivity] = field(default_factory=list, init=False)
 
-    def __post_init__(self) -> None:
-        self.sensitivity = self._measuring(self.loss)
+    @cached_property
+    def sensitivity(self) -> Sensitivity:
+        """Measures task losses; made when first asked for.
 
-    def _measuring(self, loss: TaskLoss) -> Sensitivity:
-        return Sensitivity(self.network, self.inputs, [[*options, FLOAT] for options in self.plan.candidates], loss)
+        Beside the plan's candidates every unit has one more, float, which is `floats[unit]` in a configuration.
+        """
+        return self.measuring(self.loss, self._with_float)
+
+    def measuring(self, loss: TaskLoss, candidates: Sequence[Sequence[Bits]]) -> Sensitivity:
+        """One more of these, whose work is counted as well."""
+        made = Sensitivity(self.network, self.inputs, candidates, loss, cache_mib=self.cache_mib)
+        self._measuring.append(made)
+        return made
+
+    @property
+    def _with_float(self) -> list[list[Bits]]:
+        return [[*options, FLOAT] for options in self.plan.candidates]
 
     @property
     def forward_equivalents(self) -> float:
-        return self.sensitivity.forward_equivalents + self.passes
+        """All work so far, in passes of the network over the calibration set."""
+        return self.passes + sum(each.forward_equivalents for each in self._measuring)
 
     @property
     def floats(self) -> Choice:
@@ -81,7 +95,7 @@ class Setting:
 
         loss: in the place of the task loss.
         """
-        sensitivity = self.sensitivity if loss is None else self._measuring(loss)
+        sensitivity = self.sensitivity if loss is None else self.measuring(loss, self._with_float)
         singles = [
             (unit, candidate, replaced(self.floats, {unit: candidate}))
             for unit, options in enumerate(self.plan.candidates)
@@ -92,8 +106,6 @@ class Setting:
         table = self.no_scores()
         for (unit, candidate, _), mean in zip(singles, np.concatenate(losses, axis=1).mean(axis=1), strict=True):
             table[unit, candidate] = mean
-        if sensitivity is not self.sensitivity:
-            self.passes += sensitivity.forward_equivalents
         return table
 
     def no_scores(self) -> Scores:
@@ -141,10 +153,9 @@ def best_by(setting: Setting, scores: Scores) -> Choice:
     which the method knows nothing, takes that of the `uniform` rival.
     """
     plan, usable, known = setting.plan, setting.plan.allowed.copy(), scores.copy()
-    uniform = most_uniform(plan)[0]
     for unit, (row, allowed) in enumerate(zip(scores, plan.allowed, strict=True)):
-        if np.unique(row[allowed & np.isfinite(row)]).size == 1:
-            usable[unit] = np.arange(len(row)) == uniform[unit]
+        if len(plan.candidates[unit]) > 1 and np.unique(row[allowed & np.isfinite(row)]).size == 1:
+            usable[unit] = np.arange(len(row)) == most_uniform(plan)[0][unit]
             known[unit] = 0.0
     return solve(known, plan.costs, plan.available, usable).choice
 
@@ -171,8 +182,13 @@ def near_the_weights(plan: Plan, scores: Scores) -> Scores:
     """NaN for candidates whose activations have bits farther from their weights' than another of the same weights."""
     kept: Scores = scores.copy()
     for unit, options in enumerate(plan.candidates):
-        for candidate, (weight, activation) in enumerate(options):
-            rivals = [(abs(a - w), -a) for w, a in options if w == weight]
-            if min(rivals) < (abs(activation - weight), -activation):
-                kept[unit, candidate] = np.nan
+        kept[unit, [k for k in range(len(options)) if k not in nearest(options)]] = np.nan
     return kept
+
+
+def nearest(options: Sequence[Bits]) -> list[int]:
+    """For each weight bits, rising, the candidate of the nearest activation bits; of two as near, the one of more."""
+    of_weight: dict[int, int] = {}
+    for candidate in sorted(range(len(options)), key=lambda k: (abs(options[k][1] - options[k][0]), -options[k][1])):
+        of_weight.setdefault(options[candidate][0], candidate)
+    return [of_weight[bits] for bits in sorted(of_weight)]

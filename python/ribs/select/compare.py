@@ -1,0 +1,268 @@
+"""`ribs.compare`: ribs beside other ways to choose bits, with the same quantizers, budgets and accounting."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ribs.quant.inputs import collect
+from ribs.quant.network import calibrate, prepare
+from ribs.quant.units import UnitScheme
+from ribs.select.bars import Bars
+from ribs.select.budget import Budget
+from ribs.select.cost import Configuration, CostTable
+from ribs.select.loss import TaskLoss, kl_divergence
+from ribs.select.plan import Pins, bit_choices, make_plan
+from ribs.select.rivals.registry import RIVALS, Rival
+from ribs.select.rivals.setting import Setting
+from ribs.select.samples import Choice, standard_error
+from ribs.select.search import repeated_ilp
+from ribs.select.sensitivity import MIB, Sensitivity
+from ribs.select.table import text_table
+
+DEFAULT_METHODS = ("ribs", "uniform", "random", "kl")
+WEIGHTS_SHARE = 0.5  # of the cache, for quantized weights of all bits; the rest is for outputs
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one method chose.
+
+    budget: in words.  seed: the first of all where a method does not depend on it.
+    loss: mean task loss on the calibration set.  standard_error: of that mean.
+    metric: what `evaluate` gave, if anything.
+    bops: bit operations of one sample.  size_mib: MiB of the weights.
+    forward_equivalents: work, in passes of the network over the calibration set.  seconds: wall time. Calibration and
+        the measuring of what is reported here are in neither.
+    bits: (weight bits, activation bits) of each unit.
+    """
+
+    method: str
+    budget: str
+    seed: int
+    loss: float
+    standard_error: float
+    metric: float | None
+    bops: int
+    size_mib: float
+    forward_equivalents: float
+    seconds: float
+    bits: Configuration
+
+
+@dataclass(frozen=True)
+class Average:
+    """Means over the seeds of one method at one budget; standard errors of these means, 0 of a single seed.
+
+    first_in_loss, first_in_metric: no other is better, or the best is by no more than the standard error of the
+        difference. Less loss is better, and more of the metric.
+    """
+
+    method: str
+    budget: str
+    seeds: int
+    loss: float
+    loss_error: float
+    metric: float | None
+    metric_error: float
+    bops: float
+    size_mib: float
+    forward_equivalents: float
+    seconds: float
+    first_in_loss: bool = False
+    first_in_metric: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All runs, in the order of budgets, methods and seeds; print it for a table."""
+
+    runs: tuple[Run, ...]
+
+    def averages(self) -> tuple[Average, ...]:
+        """One for each method at each budget, in order."""
+        groups: dict[tuple[str, str], list[Run]] = {}
+        for run in self.runs:
+            groups.setdefault((run.budget, run.method), []).append(run)
+        averages = [_average(runs) for runs in groups.values()]
+        return tuple(_placed(each, [o for o in averages if o.budget == each.budget]) for each in averages)
+
+    def __str__(self) -> str:
+        metric = any(run.metric is not None for run in self.runs)
+        header = ["budget", "method", "seeds", "task loss", *(["metric"] if metric else [])]
+        header += ["GBOPs", "MiB", "forward equivalents", "seconds"]
+        rows = []
+        for each in self.averages():
+            cells = [each.budget, each.method, str(each.seeds), _cell(each.loss, each.loss_error, each.first_in_loss)]
+            if metric:
+                cells.append("" if each.metric is None else _cell(each.metric, each.metric_error, each.first_in_metric))
+            cells += [f"{each.bops / 1e9:.4g}", f"{each.size_mib:.4g}", f"{each.forward_equivalents:.1f}"]
+            rows.append([*cells, f"{each.seconds:.1f}"])
+        table = text_table(header, rows, right=range(2, len(header)))
+        return f"{table}\n\n+- standard error over seeds; * first, or within one standard error of the first"
+
+
+def compare(
+    model: nn.Module,
+    loader: Iterable[Any],
+    budgets: Sequence[Budget],
+    *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    seeds: Iterable[int] = range(3),
+    evaluate: Callable[[nn.Module], float] | None = None,
+    bits: Iterable[int] = range(2, 9),
+    activation_bits: int | None = None,
+    units: UnitScheme = "block",
+    update_size: int | None = None,
+    iterations: int = 10,
+    calibration_samples: int = 1024,
+    pool_batches: bool = False,
+    pins: Pins | None = None,
+    loss: TaskLoss = kl_divergence,
+    cache_mib: float = 1024,
+    progress: bool = True,
+) -> Comparison:
+    """Let several methods choose the bits of one network, calibrated once, and measure what they chose.
+
+    budgets: each is met by every method.
+    methods: "ribs" is what `ribs.search` does, "paper" is Algorithm 1 of the paper, at present the same; the others are
+        the names of `ribs.select.rivals.registry.RIVALS`, described in docs/rivals.md.
+    seeds: every method that depends on chance runs once for each, the others once.
+    evaluate: f(quantized network) -> a number of which more is better, such as accuracy on labelled data. It must leave
+        the network as it is.
+    The other arguments are as for `ribs.search`; `iterations` and `update_size` are for "ribs" and "paper" alone.
+
+    Runs in this process alone. Raises: as `ribs.search`, and ValueError for a method that is not known, nothing to
+    compare, units without a choice, and what a method cannot do; all before any long work.
+    """
+    known = {**_own(iterations, update_size), **RIVALS}
+    seeds, chosen = list(seeds), _check(methods, known)
+    if not seeds or not budgets:
+        raise ValueError(f"[compare] {len(budgets)} budgets and {len(seeds)} seeds; give at least one of each")
+    choices = bit_choices(bits, activation_bits)
+    batches = collect(model, loader, calibration_samples)
+    network = prepare(model, batches[0], units)
+    table = CostTable.of(network.trace, network.units)
+    plans = {in_words(budget): make_plan(table, budget, choices, activation_bits, pins) for budget in budgets}
+    first = next(iter(plans.values()))
+    if max(map(len, first.candidates)) == 1:
+        raise ValueError("[compare] every unit has only one candidate; allow more bits or pin fewer units")
+    for plan, rival in ((plan, rival) for plan in plans.values() for rival in chosen.values()):
+        rival.check(plan)
+    runs: list[Run] = []
+    with Bars(progress) as bars, network.keep_weights(int(cache_mib * MIB * WEIGHTS_SHARE)):
+        calibrate(network, batches, first.bit_widths, pooled=pool_batches, progress=bars.calibration)
+        measured = Sensitivity(network, batches, first.candidates, loss, cache_mib=0)
+        metrics: dict[Choice, float] = {}
+        for budget, plan in plans.items():
+            for name, rival in chosen.items():
+                for seed in seeds if rival.seeded else seeds[:1]:
+                    setting = Setting(network, batches, plan, loss, seed, cache_mib * (1 - WEIGHTS_SHARE))
+                    started = time.perf_counter()
+                    choice = rival.choose(setting)
+                    seconds = time.perf_counter() - started
+                    losses, configuration = measured.evaluate(choice), plan.configuration(choice)
+                    if evaluate is not None and choice not in metrics:
+                        network.configure(configuration)
+                        metrics[choice] = float(evaluate(network.model))
+                    runs.append(
+                        Run(
+                            method=name,
+                            budget=budget,
+                            seed=seed,
+                            loss=float(losses.mean()),
+                            standard_error=standard_error(losses),
+                            metric=metrics.get(choice),
+                            bops=table.bops(configuration),
+                            size_mib=table.size_mib(configuration),
+                            forward_equivalents=setting.forward_equivalents,
+                            seconds=seconds,
+                            bits=configuration,
+                        )
+                    )
+                    bars.say(f"ribs: {budget}, {name}, seed {seed}: task loss {runs[-1].loss:.4g}, {seconds:.1f} s")
+    return Comparison(tuple(runs))
+
+
+def in_words(budget: Budget) -> str:
+    """What of a budget is not as by default: "bops 4/4"."""
+    given = ((each, getattr(budget, each.name)) for each in dataclasses.fields(budget))
+    return ", ".join(f"{each.name} {value}" for each, value in given if value and value != each.default)
+
+
+def _own(iterations: int, update_size: int | None) -> dict[str, Rival]:
+    """Ribs itself, as one of the methods."""
+
+    def algorithm_1(setting: Setting) -> Choice:
+        plan, units = setting.plan, len(setting.plan.candidates)
+        sensitivity = setting.measuring(setting.loss, plan.candidates)
+        trace = repeated_ilp(
+            plan.start,
+            plan.costs,
+            plan.available,
+            measure=sensitivity.measure,
+            shards=sensitivity.samples,
+            update_sizes=[units] + [min(update_size or max(1, units // 2), units)] * (iterations - 1),
+            allowed=plan.allowed,
+            seed=setting.seed,
+            on_iteration=plan.name_non_finite,
+        )
+        return trace.best_choice
+
+    for name, value in (("iterations", iterations), ("update_size", update_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"[compare] {name}={value} is not allowed; give at least 1")
+    return {"ribs": Rival(algorithm_1, seeded=True), "paper": Rival(algorithm_1, seeded=True)}
+
+
+def _check(methods: Sequence[str], known: dict[str, Rival]) -> dict[str, Rival]:
+    unknown = [name for name in methods if name not in known]
+    if unknown or not methods or isinstance(methods, str):
+        got = f"{unknown} in methods" if unknown else f"methods={methods!r}"
+        raise ValueError(f"[compare] {got} is not supported; give some of {', '.join(known)}")
+    return {name: known[name] for name in methods}
+
+
+def _average(runs: Sequence[Run]) -> Average:
+    losses, metrics = [run.loss for run in runs], [run.metric for run in runs if run.metric is not None]
+    return Average(
+        method=runs[0].method,
+        budget=runs[0].budget,
+        seeds=len(runs),
+        loss=statistics.fmean(losses),
+        loss_error=_error(losses),
+        metric=statistics.fmean(metrics) if metrics else None,
+        metric_error=_error(metrics),
+        bops=statistics.fmean(run.bops for run in runs),
+        size_mib=statistics.fmean(run.size_mib for run in runs),
+        forward_equivalents=statistics.fmean(run.forward_equivalents for run in runs),
+        seconds=statistics.fmean(run.seconds for run in runs),
+    )
+
+
+def _error(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def _placed(own: Average, all_of_budget: Sequence[Average]) -> Average:
+    """The same, told whether it is first."""
+    # Not a number never comes first.
+    best = min(all_of_budget, key=lambda each: each.loss if math.isfinite(each.loss) else math.inf)
+    in_loss = own.loss - best.loss <= math.hypot(own.loss_error, best.loss_error)
+    in_metric = False
+    if own.metric is not None:
+        measured = [(each.metric, each.metric_error) for each in all_of_budget if each.metric is not None]
+        metric, error = max(measured, key=lambda each: each[0] if math.isfinite(each[0]) else -math.inf)
+        in_metric = metric - own.metric <= math.hypot(own.metric_error, error)
+    return dataclasses.replace(own, first_in_loss=in_loss, first_in_metric=in_metric)
+
+
+def _cell(mean: float, error: float, first: bool) -> str:
+    return f"{mean:.5g}{f' +- {error:.2g}' if error else ''} {'*' if first else ' '}"
