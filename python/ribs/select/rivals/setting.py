@@ -150,7 +150,9 @@ def best_by(setting: Setting, scores: Scores) -> Choice:
     """The configuration of the least sum of scores within the budgets, to a proven optimum.
 
     Of candidates with the same score the cheapest is taken; but a unit all of whose candidates have the same score, of
-    which the method knows nothing, takes that of the `uniform` rival.
+    which the method knows nothing, takes that of the `uniform` rival. A score that is not finite excludes a candidate.
+
+    Raises: InfeasibleBudgetError where nothing that is left is within the budgets; ValueError for a unit without any.
     """
     plan, usable, known = setting.plan, setting.plan.allowed.copy(), scores.copy()
     for unit, (row, allowed) in enumerate(zip(scores, plan.allowed, strict=True)):
