@@ -3,8 +3,9 @@
 Source: Wu et al., Mixed Precision Quantization of ConvNets via Differentiable Neural Architecture Search, 2018: the
 output of a layer is the sum of its candidates' outputs weighted by a Gumbel softmax, whose temperature falls.
 
-Here the weights stay as they are, the loss is the task loss plus how far the expected cost is over the budget, and
-instead of samples of the distribution an integer program takes its most probable configuration within the budgets.
+Here the weights stay as they are, what is learned for is the logarithm of the task loss plus 10 times the share by
+which the expected cost is over the budget, and instead of samples of the distribution an integer program takes its most
+probable configuration within the budgets.
 """
 
 from __future__ import annotations

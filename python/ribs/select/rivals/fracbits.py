@@ -4,9 +4,9 @@ Source: Yang and Jin, FracBits: Mixed Precision Quantization via Fractional Bit-
 
 Here the bits of a unit lie between two neighbouring candidates, weights and activations together, and the output of
 its layers between the outputs at these; where activations have bits of their own, only the candidates are used whose
-activations have the bits nearest to those of the weights. The weights stay as they are, and the loss is the task loss
-plus how far the interpolated cost is over the budget. An integer program then takes the candidates nearest to what was
-learned.
+activations have the bits nearest to those of the weights. The weights stay as they are, and what is learned for is the
+logarithm of the task loss plus 10 times the share by which the interpolated cost is over the budget. An integer program
+then takes the candidates nearest to what was learned.
 """
 
 from __future__ import annotations
