@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ribs import ops as ops
     from ribs.ops import build_info as build_info
     from ribs.select.budget import Budget as Budget
+    from ribs.select.compare import Comparison as Comparison
+    from ribs.select.compare import compare as compare
     from ribs.select.cost import CostTable as CostTable
     from ribs.select.cost import count as count
     from ribs.select.errors import InfeasibleBudgetError as InfeasibleBudgetError
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Budget": "ribs.select.budget",
+    "Comparison": "ribs.select.compare",
     "CostTable": "ribs.select.cost",
     "InfeasibleBudgetError": "ribs.select.errors",
     "Result": "ribs.select.result",
     "build_info": "ribs.ops",
+    "compare": "ribs.select.compare",
     "count": "ribs.select.cost",
     "quantize": "ribs.select.run",
     "search": "ribs.select.run",

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 DONE, USAGE, INFEASIBLE, INTERRUPTED = 0, 2, 3, 130
 
@@ -34,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_search(commands.add_parser("search", help="find the best bits of a network within a budget"))
+    _add_compare(commands.add_parser("compare", help="ribs beside other ways to choose bits, at the same budgets"))
     _add_count(commands.add_parser("count", help="MACs, bit operations and size of a network"))
     _add_demo(commands.add_parser("demo", help="the main job on a small network and real digits, offline"))
     _add_reproduce(commands.add_parser("reproduce", help="a row of the paper, beside its published figures"))
@@ -44,16 +46,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("--data", required=True, help="a folder of images, or a torch file of tensors")
     _add_budget(parser)
-    parser.add_argument("--bits", default="2,3,4,5,6,7,8", help="candidate bit-widths (default: %(default)s)")
-    parser.add_argument("--activation-bits", metavar="BITS", help="8: of all activations; 2,4,8: apart from weights")
-    parser.add_argument(
-        "--pin", action="append", default=[], metavar="UNIT=BITS", help="first=8, layer1.*=8/8; repeatable"
-    )
-    parser.add_argument("--allow", action="append", default=[], metavar="UNIT=BITS,...", help="fc=4,8; repeatable")
-    parser.add_argument(
-        "--tie", action="append", default=[], metavar="UNIT,UNIT,...", help='share bits; or "auto"; repeatable'
-    )
-    parser.add_argument("--target", metavar="RUNTIME", help="only bits that it honours: onnxruntime, tensorrt, ...")
+    _add_candidates(parser)
     _add_units(parser)
     parser.add_argument("--iterations", type=int, default=10, help="default: %(default)s")
     parser.add_argument("--update-size", type=int, metavar="M", help="units changed an iteration (default: half)")
@@ -77,14 +70,37 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def _add_budget(parser: argparse.ArgumentParser) -> None:
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--data", required=True, help="a folder of images, or a torch file of tensors")
+    _add_budget(parser, "; repeated, it makes several budgets")
+    _add_candidates(parser)
+    parser.add_argument("--methods", default="ribs,uniform,random,kl", help="by name (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: %(default)s)")
+    _add_units(parser)
+    parser.add_argument("--iterations", type=int, default=10, help="of ribs (default: %(default)s)")
+    parser.add_argument("--update-size", type=int, metavar="M", help="units changed an iteration (default: half)")
+    parser.add_argument("--samples", type=int, default=1024, help="calibration samples (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    parser.add_argument(
+        "--cache-mib", type=float, default=1024, metavar="MIB", help="for what is kept (default: %(default)s)"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="save a picture of loss over cost (.png, .svg)")
+    parser.add_argument("--no-progress", action="store_true", help="no bars")
+    parser.add_argument("--json", action="store_true", help="print all runs as JSON")
+
+
+def _add_budget(parser: argparse.ArgumentParser, repeated: str = "") -> None:
     bound = 'BOUND (or LOW..HIGH): a number, a uniform network ("4/4", "3.5/3.5"), "50% of 8/8"'
-    group = parser.add_argument_group("budget, at least one of", bound)
-    group.add_argument("--budget-bops", metavar="BOUND", help='bit operations; "28.5 GBOPs"')
-    group.add_argument("--budget-size", metavar="BOUND", help='MiB of weights; "512 KiB"')
-    group.add_argument("--budget-bits", metavar="BOUND", help="mean bits, weighted by MACs")
-    group.add_argument("--budget-weight-bits", metavar="BOUND", help="mean bits of the weights")
-    group.add_argument("--budget-memory", metavar="BOUND", help="MiB of activations at their peak")
+    group = parser.add_argument_group("budget, at least one of", bound + repeated)
+    bounds: dict[str, Any] = {"action": "append", "default": [], "metavar": "BOUND"}
+    group.add_argument("--budget-bops", **bounds, help='bit operations; "28.5 GBOPs"')
+    group.add_argument("--budget-size", **bounds, help='MiB of weights; "512 KiB"')
+    group.add_argument("--budget-bits", **bounds, help="mean bits, weighted by MACs")
+    group.add_argument("--budget-weight-bits", **bounds, help="mean bits of the weights")
+    group.add_argument("--budget-memory", **bounds, help="MiB of activations at their peak")
     group.add_argument(
         "--budget-cost",
         action="append",
@@ -98,6 +114,19 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
         default="paper",
         help="what is counted (default: %(default)s); `ribs count` shows them side by side",
     )
+
+
+def _add_candidates(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bits", default="2,3,4,5,6,7,8", help="candidate bit-widths (default: %(default)s)")
+    parser.add_argument("--activation-bits", metavar="BITS", help="8: of all activations; 2,4,8: apart from weights")
+    parser.add_argument(
+        "--pin", action="append", default=[], metavar="UNIT=BITS", help="first=8, layer1.*=8/8; repeatable"
+    )
+    parser.add_argument("--allow", action="append", default=[], metavar="UNIT=BITS,...", help="fc=4,8; repeatable")
+    parser.add_argument(
+        "--tie", action="append", default=[], metavar="UNIT,UNIT,...", help='share bits; or "auto"; repeatable'
+    )
+    parser.add_argument("--target", metavar="RUNTIME", help="only bits that it honours: onnxruntime, tensorrt, ...")
 
 
 def _add_count(parser: argparse.ArgumentParser) -> None:

@@ -1,9 +1,10 @@
-"""Pictures of a search's result, drawn with matplotlib (the extra `plot`)."""
+"""Pictures of a search's result and of comparisons, drawn with matplotlib (the extra `plot`)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ribs.select.compare import Average, Comparison
 from ribs.select.result import Result
 
 if TYPE_CHECKING:
@@ -17,17 +18,60 @@ def plot_result(result: Result, *, uniform: Result | None = None, title: str = "
     uniform: a uniformly quantized network to compare with; its loss is a line in the right panel.
     Raises: ImportError without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('pictures need matplotlib: pip install "ribs-quant[plot]"') from error
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure = _figure(10, 3.6)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     _bits(left, result)
     _losses(right, result, uniform)
     if title:
         figure.suptitle(title)
     return figure
+
+
+def plot_comparison(comparison: Comparison, *, cost: str = "bops", title: str = "") -> Figure:
+    """Draw the task loss of each method over what its networks cost, and the metric beside it where there is one.
+
+    Points are means over seeds, bars their standard errors.
+    cost: "bops", "size", or the name of something else that all budgets bound.
+    Raises: ImportError without matplotlib; ValueError for a cost that a budget does not bound.
+    """
+    averages = comparison.averages()
+    if cost not in ("bops", "size") and not all(cost in each.spent for each in averages):
+        raise ValueError(f'[plot] cost={cost!r} is not bounded by every budget; give "bops", "size" or what is')
+    label = {"bops": "GBOPs", "size": "MiB of weights"}.get(cost, cost.replace("_", " "))
+
+    def costs(each: Average) -> float:
+        return {"bops": each.bops / 1e9, "size": each.size_mib, **each.spent}[cost]
+
+    panels = ["loss"] + ["metric"] * any(each.metric is not None for each in averages)
+    figure = _figure(5.5 * len(panels), 4)
+    for axes, value in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for method in dict.fromkeys(each.method for each in averages):
+            own = [each for each in averages if each.method == method and getattr(each, value) is not None]
+            own.sort(key=costs)
+            axes.errorbar(
+                [costs(each) for each in own],
+                [getattr(each, value) for each in own],
+                [getattr(each, f"{value}_error") for each in own],
+                fmt="o-",
+                markersize=4,
+                capsize=2,
+                label=method,
+            )
+        axes.set_xlabel(label)
+        axes.set_ylabel("task loss" if value == "loss" else value)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('pictures need matplotlib: pip install "ribs-quant[plot]"') from error
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _bits(axes: Axes, result: Result) -> None:

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -16,18 +15,19 @@ from ribs.quant.network import QuantizedNetwork, calibrate, prepare
 from ribs.quant.units import UnitScheme
 from ribs.select.bars import Bars, duration
 from ribs.select.budget import Budget
-from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties, activation_choices, bit_choices
+from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties
 from ribs.select.cost import AnyBits, CostTable
 from ribs.select.identity import identity
 from ribs.select.journal import Journal
 from ribs.select.loss import TaskLoss, kl_divergence
-from ribs.select.plan import Plan, bit_widths, make_plan
+from ribs.select.plan import Plan, bit_widths
 from ribs.select.race import Race
 from ribs.select.ranks import Ranks
 from ribs.select.result import Result, SearchCost
 from ribs.select.samples import standard_error
 from ribs.select.search import Iteration, Trace, repeated_ilp
 from ribs.select.sensitivity import MIB, Losses, Sensitivity
+from ribs.select.setup import set_up
 
 Profile = Literal["full", "race"]
 Execution = Literal["float32", "int8"]
@@ -107,17 +107,24 @@ def search(
         disk is full, after which the same call goes on. The model stays as it is whatever happens.
     """
     started = time.perf_counter()
-    choices = bit_choices(bits)
-    activation_bits = activation_choices(activation_bits)
     _check(iterations=iterations, update_size=update_size, max_seconds=max_seconds, cache_mib=cache_mib)
     _check_name("profile", profile, get_args(Profile))
     _check_name("execution", execution, get_args(Execution))
-    batches = collect(model, loader, calibration_samples)
+    setup = set_up(
+        model,
+        loader,
+        [budget],
+        units=units,
+        calibration_samples=calibration_samples,
+        bits=bits,
+        activation_bits=activation_bits,
+        pins=pins,
+        allowed=allowed,
+        ties=ties,
+        target=target,
+    )
+    batches, network, [plan] = setup.batches, setup.network, setup.plans
     shards = batches if profile == "full" else [shard for batch in batches for shard in batch.split(RACE_SHARD)]
-    network = prepare(model, batches[0], units)
-    table = CostTable.of(network.trace, network.units)
-    plan = make_plan(table, budget, choices, activation_bits, pins, allowed=allowed, ties=ties, target=target)
-    network = replace(network, units=plan.table.groups)
     n = len(network.units)
     sizes = [n] + [min(update_size or max(1, n // 2), n)] * (iterations - 1)
     if execution == "int8":

@@ -1,0 +1,53 @@
+"""`ribs compare`: ribs beside other ways to choose bits, within the same budgets."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import ribs
+from ribs.cli.flags import budgets, candidates
+from ribs.cli.models import input_size, load_data, load_model
+from ribs.cli.search import spending_as_json
+from ribs.select.compare import Run
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run every method at every budget and print the table."""
+    found, choices = budgets(arguments), candidates(arguments)
+    model = load_model(arguments.model, checkpoint=arguments.checkpoint, pretrained=not arguments.random_weights)
+    size = input_size(model, arguments.input_size)
+    loader = load_data(
+        Path(arguments.data), model, size, batch_size=arguments.batch_size, seed=0, workers=arguments.workers
+    )
+    comparison = ribs.compare(
+        model.to(arguments.device),
+        loader,
+        found,
+        methods=arguments.methods.split(","),
+        seeds=range(arguments.seeds),
+        units=arguments.units,
+        update_size=arguments.update_size,
+        iterations=arguments.iterations,
+        calibration_samples=arguments.samples,
+        **choices,
+        cache_mib=arguments.cache_mib,
+        progress=not arguments.no_progress,
+    )
+    if arguments.json:
+        print(json.dumps([as_json(each) for each in comparison.runs], indent=2))
+    else:
+        print(comparison)
+    if arguments.plot:
+        from ribs.report.plot import plot_comparison
+
+        figure = plot_comparison(comparison, cost=comparison.runs[0].spending[0].name)
+        figure.savefig(arguments.plot, dpi=130)
+
+
+def as_json(run: Run) -> dict[str, object]:
+    """A run for other programs."""
+    fields = {each.name: getattr(run, each.name) for each in dataclasses.fields(run)}
+    return {**fields, "spending": spending_as_json(run.spending)}
