@@ -107,7 +107,7 @@ class Comparison:
         others = {each.name: each.unit for run in self.runs for each in run.spending}
         others = {name: unit for name, unit in others.items() if name not in ("bops", "size")}
         header = ["budget", "method", "seeds", "task loss", *(["metric"] if metric else []), "GBOPs", "MiB"]
-        header += [f"{name.replace('_', ' ')}, {unit}" if unit else name for name, unit in others.items()]
+        header += [name.replace("_", " ") + (", MiB" if unit == "MiB" else "") for name, unit in others.items()]
         header += ["forward equivalents", "seconds"]
         rows = []
         for each in self.averages():

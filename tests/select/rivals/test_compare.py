@@ -77,7 +77,7 @@ def test_candidates_are_those_of_the_search():
     assert all(
         (each.least or 0) <= each.spent <= (each.most or math.inf) for run in found.runs for each in run.spending
     )
-    assert "average bits, bits" in str(found)
+    assert "average bits" in str(found)
     assert found.averages()[2].spent["average_bits"] == float(found.runs[2].spending[1].spent)
 
 

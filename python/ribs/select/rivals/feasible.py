@@ -62,19 +62,23 @@ def most_uniform(plan: Plan) -> list[Choice]:
     ]
 
 
+def fitting(plan: Plan, choice: Sequence[int], unit: int) -> list[int]:
+    """The candidates of a unit with which all is within the budgets, the other units as in `choice`."""
+    left = zip(plan.available, costs_of(plan, choice), plan.costs[unit][choice[unit]], strict=True)
+    room = [limit - spent + own for limit, spent, own in left]
+    return [k for k in _options(plan, unit) if all(map(operator.le, plan.costs[unit][k], room))]
+
+
 def filled(plan: Plan, choice: Choice, generator: np.random.Generator) -> Choice:
     """Units in random order, each raised to the most bits that still fit, until none can be; `choice` fits."""
     present, before = list(choice), list[int]()
     while present != before:
-        before = present
-        for unit in generator.permutation(len(present)):
+        before = present.copy()
+        for unit in generator.permutation(len(present)).tolist():
             options = plan.candidates[unit]
-            for candidate in sorted(_options(plan, unit), key=lambda k: (sum(options[k]), options[k]), reverse=True):
-                more = all(map(operator.ge, options[candidate], options[present[unit]]))
-                changed = [*present[:unit], candidate, *present[unit + 1 :]]
-                if more and fits(plan, changed):
-                    present = changed
-                    break
+            own = options[present[unit]]
+            raised = [k for k in fitting(plan, present, unit) if all(map(operator.ge, options[k], own))]
+            _, _, present[unit] = max((sum(options[k]), options[k], k) for k in raised)
     return tuple(present)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ribs.select.rivals.feasible import filled, fits
+from ribs.select.rivals.feasible import filled, fitting
 from ribs.select.rivals.setting import Setting, replaced
 from ribs.select.samples import Choice
 
@@ -26,7 +26,6 @@ def draw(setting: Setting, generator: np.random.Generator) -> Choice:
     plan = setting.plan
     choice = setting.cheapest
     for unit in generator.permutation(len(choice)).tolist():
-        changes = [replaced(choice, {unit: candidate}) for candidate in range(len(plan.candidates[unit]))]
-        options = [change for change in changes if fits(plan, change)]
-        choice = options[int(generator.integers(len(options)))]
+        options = fitting(plan, choice, unit)
+        choice = replaced(choice, {unit: options[int(generator.integers(len(options)))]})
     return filled(plan, choice, generator)
