@@ -48,8 +48,11 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     _add_budget(parser)
     _add_candidates(parser)
     _add_units(parser)
-    parser.add_argument("--iterations", type=int, default=10, help="default: %(default)s")
-    parser.add_argument("--update-size", type=int, metavar="M", help="units changed an iteration (default: half)")
+    parser.add_argument(
+        "--algorithm", choices=("adaptive", "paper"), default="adaptive", help="paper: Algorithm 1 of RIBS as written"
+    )
+    parser.add_argument("--iterations", type=int, help="programs solved (default: 1.5 a unit; 10 of paper)")
+    parser.add_argument("--update-size", type=int, metavar="M", help="units changed at first (paper: after the first)")
     parser.add_argument("--samples", type=int, default=1024, help="calibration samples (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
@@ -78,8 +81,8 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--methods", default="ribs,uniform,random,kl", help="by name (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: %(default)s)")
     _add_units(parser)
-    parser.add_argument("--iterations", type=int, default=10, help="of ribs (default: %(default)s)")
-    parser.add_argument("--update-size", type=int, metavar="M", help="units changed an iteration (default: half)")
+    parser.add_argument("--iterations", type=int, help="of ribs and paper (default: as for a search)")
+    parser.add_argument("--update-size", type=int, metavar="M", help="of ribs and paper (default: as for a search)")
     parser.add_argument("--samples", type=int, default=1024, help="calibration samples (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
@@ -167,7 +170,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_units(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--units", choices=("block", "layer"), default="block", help="default: %(default)s")
+    parser.add_argument("--units", choices=("layer", "block"), default="layer", help="default: %(default)s")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
             loader,
             budget,
             units=arguments.units,
+            algorithm=arguments.algorithm,
             update_size=arguments.update_size,
             iterations=arguments.iterations,
             calibration_samples=arguments.samples,
@@ -89,6 +90,7 @@ def as_json(result: ribs.Result) -> dict[str, object]:
             {
                 "predicted": record.predicted,
                 "loss": record.loss,
+                "interaction_error": record.interaction_error,
                 "standard_error": record.standard_error,
                 "bops": record.bops,
                 "bits": record.bits,

@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from ribs.quant.network import calibrate
+from ribs.quant.network import Bits, calibrate
 from ribs.quant.units import UnitScheme
+from ribs.select.algorithm import Algorithm
 from ribs.select.bars import Bars
 from ribs.select.budget import BUILT_IN, Bound, Bounds, Budget
 from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties
@@ -25,7 +26,6 @@ from ribs.select.result import Spending
 from ribs.select.rivals.registry import RIVALS, Rival
 from ribs.select.rivals.setting import Setting
 from ribs.select.samples import Choice, standard_error
-from ribs.select.search import repeated_ilp
 from ribs.select.sensitivity import MIB, Sensitivity
 from ribs.select.setup import set_up
 from ribs.select.table import text_table
@@ -131,9 +131,9 @@ def compare(
     evaluate: Callable[[nn.Module], float] | None = None,
     bits: Iterable[int] = range(2, 9),
     activation_bits: ActivationBits = None,
-    units: UnitScheme = "block",
+    units: UnitScheme = "layer",
     update_size: int | None = None,
-    iterations: int = 10,
+    iterations: int | None = None,
     calibration_samples: int = 1024,
     pool_batches: bool = False,
     pins: Pins | None = None,
@@ -147,8 +147,8 @@ def compare(
     """Let several methods choose the bits of one network, calibrated once, and measure what they chose.
 
     budgets: each is met by every method.
-    methods: "ribs" is what `ribs.search` does, "paper" is Algorithm 1 of the paper, at present the same; the others are
-        the names of `ribs.select.rivals.registry.RIVALS`, described in docs/rivals.md.
+    methods: "ribs" is what `ribs.search` does, "paper" is Algorithm 1 of the paper; the others are the names of
+        `ribs.select.rivals.registry.RIVALS`, described in docs/rivals.md.
     seeds: every method that depends on chance runs once for each, the others once.
     evaluate: f(quantized network) -> a number of which more is better, such as accuracy on labelled data. It must leave
         the network as it is.
@@ -244,29 +244,28 @@ def _bound(bound: Bound | None) -> str:
     return bound if isinstance(bound, str) else f"{float(bound):.12g}"
 
 
-def _own(iterations: int, update_size: int | None) -> dict[str, Rival]:
-    """Ribs itself, as one of the methods."""
+def _own(iterations: int | None, update_size: int | None) -> dict[str, Rival]:
+    """Ribs itself, as two of the methods."""
 
-    def algorithm_1(setting: Setting) -> Choice:
-        plan, units = setting.plan, len(setting.plan.candidates)
-        sensitivity = setting.measuring(setting.loss, plan.candidates)
-        trace = repeated_ilp(
-            plan.start,
-            plan.costs,
-            plan.available,
-            measure=sensitivity.measure,
-            shards=sensitivity.samples,
-            update_sizes=[units] + [min(update_size or max(1, units // 2), units)] * (iterations - 1),
-            allowed=plan.allowed,
-            seed=setting.seed,
-            on_iteration=plan.name_non_finite,
-        )
-        return trace.best_choice
+    def searched_by(algorithm: Algorithm) -> Rival:
+        def choose(setting: Setting) -> Choice:
+            sensitivity = setting.measuring(setting.loss, setting.plan.candidates)
+            named: set[tuple[str, Bits]] = set()
+            trace = algorithm.run(
+                setting.plan,
+                sensitivity.measure,
+                sensitivity.samples,
+                seed=setting.seed,
+                on_iteration=lambda iteration: setting.plan.name_non_finite(iteration, named),
+            )
+            return trace.best_choice
 
-    for name, value in (("iterations", iterations), ("update_size", update_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"[compare] {name}={value} is not allowed; give at least 1")
-    return {"ribs": Rival(algorithm_1, seeded=True), "paper": Rival(algorithm_1, seeded=True)}
+        return Rival(choose, seeded=True)
+
+    return {
+        "ribs": searched_by(Algorithm("adaptive", iterations, update_size)),
+        "paper": searched_by(Algorithm("paper", iterations, update_size)),
+    }
 
 
 def _check(methods: Sequence[str], known: dict[str, Rival]) -> dict[str, Rival]:

@@ -180,7 +180,7 @@ class CostTable:
 
 
 def count(
-    model: nn.Module, example_input: Any, *, units: UnitScheme = "block", accounting: AccountingName = "paper"
+    model: nn.Module, example_input: Any, *, units: UnitScheme = "layer", accounting: AccountingName = "paper"
 ) -> CostTable:
     """Count the MACs and weights of every layer by one forward pass without arithmetic (on the meta device).
 

@@ -62,32 +62,31 @@ class Plan:
         """What a configuration spends of everything that is bounded."""
         return tuple(term.spending(self.table, configuration) for term in self.terms)
 
-    def probes(self, update_sizes: Iterable[int]) -> int:
-        """How many candidates those iterations measure, on average over the random choice of units."""
-        others = sum(len(options) - 1 for options in self.candidates)
-        return round(sum(update_sizes) * others / len(self.candidates))
+    def padded_candidates(self) -> list[list[Bits]]:
+        """[units][candidates], as `costs` and `allowed` are."""
+        widest = self.allowed.shape[1]
+        return [options + options[:1] * (widest - len(options)) for options in self.candidates]
 
-    def forward_equivalents(self, update_sizes: Sequence[int]) -> float:
-        """An estimate of the work, in passes of the network over the calibration set."""
+    def from_unit_on(self) -> NDArray[np.float64]:
+        """[units] the share of each unit and all after it in the MACs: the work of a candidate of that unit."""
         macs = {layer.name: layer.macs for layer in self.table.layers}
         unit_macs = [sum(macs[name] for name in unit.layers) for unit in self.table.groups]
-        from_unit_on = np.cumsum(unit_macs[::-1])[::-1] / max(1, sum(unit_macs))
-        all_units = sum(
-            (len(options) - 1) * share for options, share in zip(self.candidates, from_unit_on, strict=True)
-        )
-        # Each iteration also runs its reference and its answer; the float outputs and the start take two more.
-        return float(all_units * sum(update_sizes) / len(self.candidates) + 2 * len(update_sizes) + 2)
+        shares: NDArray[np.float64] = np.cumsum(unit_macs[::-1])[::-1] / max(1, sum(unit_macs))
+        return shares
 
-    def name_non_finite(self, iteration: Iteration) -> None:
-        """Warn of candidates whose loss is NaN or Inf: they are left out of the ILP."""
+    def name_non_finite(self, iteration: Iteration, named: set[tuple[str, Bits]]) -> None:
+        """Warn of candidates whose loss is NaN or Inf, which are left out of the programs, once for each.
+
+        named: those that were warned of; the new ones are added.
+        """
         for unit, row, seen in zip(iteration.selected, iteration.deltas, iteration.samples, strict=True):
-            options = zip(self.candidates[unit], row, seen, strict=False)
-            bad = [bits for bits, delta, samples in options if samples and not np.isfinite(delta)]
+            options, name = zip(self.candidates[unit], row, seen, strict=False), self.table.units[unit]
+            found = [bits for bits, delta, samples in options if samples and not np.isfinite(delta)]
+            bad = [bits for bits in found if (name, bits) not in named]
             if bad:
+                named.update((name, bits) for bits in bad)
                 warnings.warn(
-                    f"[ribs] unit {self.table.units[unit]!r} has a loss of NaN or Inf at {bad}; left out",
-                    RuntimeWarning,
-                    stacklevel=2,
+                    f"[ribs] unit {name!r} has a loss of NaN or Inf at {bad}; left out", RuntimeWarning, stacklevel=2
                 )
 
     def record(self, iteration: Iteration) -> IterationRecord:

@@ -14,15 +14,17 @@ from ribs.select.table import text_table
 
 @dataclass(frozen=True)
 class IterationRecord:
-    """One iteration of Algorithm 1.
+    """One iteration of a search.
 
-    predicted: task loss that the ILP expected of its configuration; loss: the loss then measured, a mean over samples;
+    predicted: task loss that was expected of the configuration; loss: the loss then measured, a mean over samples;
         standard_error: of that mean.
     bops, size_mib: cost of that configuration.  bits: that configuration.
-    selected: the units whose candidates were measured.
-    delta_loss: {unit: {(weight bits, activation bits): measured loss change from the reference}}.
-    delta_standard_error: of these changes, which are means over the same samples with and without the change.
-    samples: how many samples each change is a mean over; in a race, fewer for those that left it early.
+    selected: the units whose candidates were measured; all in the adaptive search.
+    delta_loss: {unit: {(weight bits, activation bits): loss change from the reference}}: measured in Algorithm 1, and
+        in the adaptive search estimated from all that was measured before.
+    delta_standard_error: of these changes; the measured ones are means over the same samples with and without.
+    samples: how many samples each change is a mean over, fewer for those that left a race early; in the adaptive
+        search, how many the candidate was seen on in any configuration.
     """
 
     predicted: float
@@ -35,6 +37,11 @@ class IterationRecord:
     delta_loss: dict[str, dict[Bits, float]]
     delta_standard_error: dict[str, dict[Bits, float]]
     samples: dict[str, dict[Bits, int]]
+
+    @property
+    def interaction_error(self) -> float:
+        """What was measured less what was predicted: what losses do not just add up."""
+        return self.loss - self.predicted
 
 
 @dataclass(frozen=True)

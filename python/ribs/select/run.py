@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from ribs.quant.inputs import collect
-from ribs.quant.network import QuantizedNetwork, calibrate, prepare
+from ribs.quant.network import Bits, QuantizedNetwork, calibrate, prepare
 from ribs.quant.units import UnitScheme
+from ribs.select.algorithm import Algorithm, Name
 from ribs.select.bars import Bars, duration
 from ribs.select.budget import Budget
 from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties
@@ -25,7 +26,7 @@ from ribs.select.race import Race
 from ribs.select.ranks import Ranks
 from ribs.select.result import Result, SearchCost
 from ribs.select.samples import standard_error
-from ribs.select.search import Iteration, Trace, repeated_ilp
+from ribs.select.search import Iteration, Trace
 from ribs.select.sensitivity import MIB, Losses, Sensitivity
 from ribs.select.setup import set_up
 
@@ -43,9 +44,10 @@ def search(
     *,
     bits: Iterable[int] = range(2, 9),
     activation_bits: ActivationBits = None,
-    units: UnitScheme = "block",
+    units: UnitScheme = "layer",
+    algorithm: Name = "adaptive",
     update_size: int | None = None,
-    iterations: int = 10,
+    iterations: int | None = None,
     calibration_samples: int = 1024,
     pool_batches: bool = False,
     pins: Pins | None = None,
@@ -61,7 +63,7 @@ def search(
     seed: int = 0,
     progress: bool = True,
 ) -> Result:
-    """Choose the bits of every unit of a trained network that lose the least within a budget (RIBS, Algorithm 1).
+    """Choose the bits of every unit of a trained network that lose the least within a budget.
 
     model: float32, in eval mode; it is never changed.
     loader: yields batches of inputs, no labels needed: tensors, tuples led by the input, or dicts of tensors. It is
@@ -70,9 +72,12 @@ def search(
     bits: candidate bit-widths, 1..8; the weights and activations of a unit share one by default.
     activation_bits: an int fixes those of all activations; with several, every pair of weight and activation bits is
         a candidate.
-    units: "block", "layer", or a dict of layer patterns by unit name.
-    update_size: units changed in each iteration after the first, which changes all (the paper's M); by default half.
-    iterations: number of integer linear programs solved (the paper's N_iter).
+    units: "layer", "block", or a dict of layer patterns by unit name.
+    algorithm: "adaptive", or "paper" for Algorithm 1 of RIBS as it is written. docs/search.md compares them.
+    update_size: of "paper", the units changed in each iteration after the first, which changes all (its M), by default
+        half; of "adaptive", the most units that the first program may change, by default all.
+    iterations: number of integer linear programs solved (the paper's N_iter); by default 10 of "paper" and 1.5 for each
+        unit of "adaptive", whose iterations measure four configurations each and not all candidates.
     calibration_samples: how many of the loader's samples are used.
     pool_batches: fit the steps of activations to all batches together; by default each batch has its own, and these
         are averaged, as in the paper.
@@ -96,7 +101,7 @@ def search(
         computed again; the result is the same.
     journal: a folder in which every measured loss is kept as it comes. Killed at any moment, the same call goes on
         from there and ends with the same result; a call with another budget uses its losses too.
-    seed: of the random choice of units. The same call on the same device gives the same result.
+    seed: of the random choices. The same call on the same device gives the same result.
     progress: show bars.
 
     Where `torch.distributed` is initialised, all of its processes must make the same call; they share the work, and
@@ -107,7 +112,8 @@ def search(
         disk is full, after which the same call goes on. The model stays as it is whatever happens.
     """
     started = time.perf_counter()
-    _check(iterations=iterations, update_size=update_size, max_seconds=max_seconds, cache_mib=cache_mib)
+    way = Algorithm(algorithm, iterations, update_size)
+    _check(max_seconds=max_seconds, cache_mib=cache_mib)
     _check_name("profile", profile, get_args(Profile))
     _check_name("execution", execution, get_args(Execution))
     setup = set_up(
@@ -125,8 +131,6 @@ def search(
     )
     batches, network, [plan] = setup.batches, setup.network, setup.plans
     shards = batches if profile == "full" else [shard for batch in batches for shard in batch.split(RACE_SHARD)]
-    n = len(network.units)
-    sizes = [n] + [min(update_size or max(1, n // 2), n)] * (iterations - 1)
     if execution == "int8":
         _check_int8(network)
     with ExitStack() as stack:
@@ -135,7 +139,7 @@ def search(
         fields = {}
         if journal is not None or ranks.count > 1:
             fields = identity(model, shards, plan, loss, pool_batches=pool_batches, execution=execution, seed=seed)
-            ranks.check_same({**fields, "budget": str(plan.limits), "update sizes": str(sizes), "profile": profile})
+            ranks.check_same({**fields, "budget": str(plan.limits), "algorithm": str(way), "profile": profile})
         losses = stack.enter_context(_journal(journal, fields, ranks))
         sensitivity = Sensitivity(
             network,
@@ -148,12 +152,14 @@ def search(
             record=losses.record if losses else None,
             progress=bars.worked,
         )
-        work = plan.forward_equivalents(sizes)
-        at_most = "about" if profile == "full" else "at most"
+        losses_ahead, work = way.work(plan)
+        at_most = "about" if profile == "full" and algorithm == "paper" else "at most"
+        units_found = len(network.units)
         bars.say(
-            f"ribs: {n} units, {iterations} iterations, {plan.probes(sizes)} probes on {sum(sensitivity.samples)} "
-            f"samples: {at_most} {work:.0f} forward equivalents (passes of the float network over the samples); one "
-            f"took {sensitivity.seconds_of_a_pass:.3g} s, so {at_most} {duration(work * sensitivity.seconds_of_a_pass)}"
+            f"ribs: {units_found} units, {way.iterations_for(units_found)} iterations, {at_most} {losses_ahead} losses "
+            f"on {sum(sensitivity.samples)} samples: {at_most} {work:.0f} forward equivalents (passes of the float "
+            f"network over the samples); one took {sensitivity.seconds_of_a_pass:.3g} s, so {at_most} "
+            f"{duration(work * sensitivity.seconds_of_a_pass)}"
         )
         calibrate(network, batches, plan.bit_widths, pooled=pool_batches, progress=bars.calibration)
         if execution == "int8":
@@ -166,22 +172,21 @@ def search(
             spent = time.perf_counter() - started + FINALS * sensitivity.seconds_of_a_pass
             return max_seconds is not None and bool(ranks.first(spent > max_seconds))
 
+        named: set[tuple[str, Bits]] = set()
+
         def report(iteration: Iteration) -> None:
-            plan.name_non_finite(iteration)
+            plan.name_non_finite(iteration, named)
             bars.measured(iteration.loss)
 
         with _executed(network, execution, cache_mib):
-            trace = repeated_ilp(
-                plan.start,
-                plan.costs,
-                plan.available,
-                measure=sensitivity.measure,
-                shards=sensitivity.samples,
-                update_sizes=sizes,
+            trace = way.run(
+                plan,
+                sensitivity.measure,
+                sensitivity.samples,
                 race=Race() if profile == "race" else None,
-                allowed=plan.allowed,
                 seed=seed,
                 stop=out_of_time,
+                agree=ranks.first,
                 on_iteration=report,
             )
         losses_in_float = sensitivity.again(trace.best_choice) if execution == "int8" else None
@@ -253,10 +258,9 @@ def _check_name(argument: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _check(**arguments: float | None) -> None:
-    least = {"iterations": 1, "update_size": 1, "max_seconds": 0, "cache_mib": 0}
     for name, value in arguments.items():
-        if value is not None and not value >= least[name]:
-            raise ValueError(f"[search] {name}={value} is not allowed; give at least {least[name]}")
+        if value is not None and not value >= 0:
+            raise ValueError(f"[search] {name}={value} is not allowed; give at least 0")
 
 
 def quantize(
@@ -264,7 +268,7 @@ def quantize(
     loader: Iterable[Any],
     bits: AnyBits,
     *,
-    units: UnitScheme = "block",
+    units: UnitScheme = "layer",
     calibration_samples: int = 1024,
     pool_batches: bool = False,
     loss: TaskLoss = kl_divergence,

@@ -77,7 +77,7 @@ class Samples:
 
     def shards_of(self, choice: Choice) -> int:
         """How many shards it was measured on."""
-        return len(self._known[choice])
+        return len(self._known.get(choice, ()))
 
     def complete(self, choice: Choice) -> bool:
         return self.shards_of(choice) == len(self.shards)

@@ -1,0 +1,332 @@
+"""The adaptive search: programs around the best configuration so far, over effects that all measurements inform.
+
+It differs from Algorithm 1 of the paper in four ways. It starts within the budgets, at the configuration that would be
+best if all units were equally sensitive, and not at 8 bits, where effects are others than at few bits. It estimates
+effects from whole configurations too (see `surrogate`), so that an iteration costs a few losses and not one for each
+candidate. It only moves to what was measured to be better. And the number of units that may change, M, follows the
+steps that turn out well.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ribs.select.ilp import Costs, solve
+from ribs.select.problem import Problem
+from ribs.select.race import Race, contest
+from ribs.select.samples import Choice, Measure, Samples, standard_error
+from ribs.select.search import Iteration, Trace
+from ribs.select.surrogate import Array, Bits, LossModel
+
+PROPOSALS = 4  # measured in one iteration
+DRAWS = 24  # at most, for as many proposals
+LEAST_STEP = 4  # what M does not fall below, so that it can grow again
+PATIENCE = 3  # iterations without a better configuration, after which a race goes on to more samples
+KEPT = 8  # configurations that a race takes to more samples
+LISTED = 20_000  # configurations, up to which all are looked through
+MOVES = 1000  # of single units, those of least expected loss, that are combined in pairs
+
+
+def adaptive_search(
+    bits: Sequence[Sequence[Bits]],
+    costs: Costs,
+    limits: Sequence[int],
+    *,
+    measure: Measure,
+    shards: Sequence[int],
+    iterations: int,
+    update_size: int | None = None,
+    race: Race | None = None,
+    allowed: ArrayLike | None = None,
+    seed: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+    agree: Callable[[list[Choice]], list[Choice]] = lambda choices: choices,
+    on_iteration: Callable[[Iteration], None] = lambda iteration: None,
+) -> Trace:
+    """Search the configuration of least loss within the budgets by programs over a model of the loss.
+
+    bits: [N][K] (weight, activation) bits of the candidates of each unit, padded where not `allowed`.
+    costs, limits, measure, shards, allowed: as for `ribs.select.search.repeated_ilp`.
+    iterations: how many programs, at most. Each is followed by measuring a few configurations: its solution, that with
+        half as many changes, and solutions for effects drawn from what is still possible (Thompson sampling). Before
+        that each candidate next to the start's is measured alone. The search ends early when there is nothing new to
+        measure.
+    update_size: M, the most units that the first program may change; all by default.
+    race: measure on few samples first, and on twice as many whenever nothing better has been found for a while; only
+        the best are then measured again. By default all are measured on all samples.
+    seed: of the draws.
+    stop: asked between shards. Once it is true what was measured so far decides.
+    agree: called with what is to be measured next; returns the same in all processes.
+    on_iteration: told of every iteration after it is done.
+
+    Candidates that alone have a loss that is not finite are excluded, and so is every configuration of such a loss.
+
+    Returns: a trace. In its iterations, which are over all units, `deltas` and `standard_errors` are the model's
+        estimates of the change from the best configuration so far, and `choice` is the best of those measured.
+    Raises: as `repeated_ilp`.
+    """
+    search = _Adaptive(bits, Problem(costs, limits, allowed), Samples(measure, shards), race, stop, agree)
+    return search.run(iterations, update_size, np.random.default_rng(seed), on_iteration)
+
+
+class _Adaptive:
+    def __init__(
+        self,
+        bits: Sequence[Sequence[Bits]],
+        problem: Problem,
+        samples: Samples,
+        race: Race | None,
+        stop: Callable[[], bool],
+        agree: Callable[[list[Choice]], list[Choice]],
+    ) -> None:
+        self.bits, self.problem, self.samples, self.stop, self.agree = bits, problem, samples, stop, agree
+        self.model = LossModel(bits)
+        counts = [len(samples.shards)] if race is None else race.rounds(samples.ends)
+        self.count, self.later = counts[0], counts[1:]  # shards that are measured now, and afterwards
+        self.stopped = False
+
+    def run(
+        self,
+        iterations: int,
+        update_size: int | None,
+        generator: np.random.Generator,
+        on_iteration: Callable[[Iteration], None],
+    ) -> Trace:
+        samples, problem = self.samples, self.problem
+        first = self.start()
+        self.measure(first, [_changed(first, unit, k) for unit, k in self.neighbours(first)])
+        done, size, waiting = list[Iteration](), update_size or problem.units, 0
+        reference = self.best()
+        while len(done) < iterations and not self.stopped:
+            self.fit(reference)
+            proposals = self.agree(list(self.proposals(reference, size, generator)))
+            if not proposals or (waiting >= PATIENCE and self.later):
+                if not self.later:
+                    break
+                self.widen(reference)
+                reference, waiting = self.best(), 0
+                continue
+            self.measure(reference, proposals)
+            found = min(proposals, key=lambda choice: (self.loss(choice), choice))
+            done.append(self.iteration(reference, found))
+            on_iteration(done[-1])
+            size = min(problem.units, max(LEAST_STEP, 2 * _changes(reference, found)))
+            new = self.best()
+            waiting = 0 if new != reference else waiting + 1
+            reference = new
+        known = problem.known(samples)
+        if not all(map(samples.complete, known)):
+            known = contest(samples, known, samples.total)
+        finalists = {choice: samples.mean(choice) for choice in known}
+        best = problem.best(finalists)
+        return Trace(
+            start_loss=samples.mean(first),
+            iterations=tuple(done),
+            best_choice=best,
+            best_loss=finalists[best],
+            best_standard_error=samples.standard_error(best),
+            best_costs=problem.costs_of(best),
+            finalists=finalists,
+            evaluations=samples.counted / samples.total,
+            stopped=self.stopped,
+        )
+
+    def start(self) -> Choice:
+        """The best configuration if all units were equally sensitive, of finite loss."""
+        problem, samples = self.problem, self.samples
+        noise = [[4.0**-w + 4.0**-a for w, a in options] for options in self.bits]
+        while True:
+            choice = solve(noise, problem.costs, problem.limits, problem.allowed).choice
+            self.measure(choice, [])
+            if math.isfinite(samples.mean(choice)):
+                return choice
+            # Some candidate of it may be impossible; it shows alone, among the most bits.
+            options = [np.flatnonzero(row).tolist() for row in problem.allowed]
+            most = tuple(max(row, key=pairs.__getitem__) for pairs, row in zip(self.bits, options, strict=True))
+            alone = {i: _changed(most, i, k) for i, k in enumerate(choice)}
+            self.ask(most, list(alone.values()))
+            problem.check_finite(most, samples)
+            bad = [i for i, probe in alone.items() if not math.isfinite(samples.mean(probe))]
+            if not bad:
+                problem.check_finite(choice, samples)
+            for i in bad:
+                problem.allowed[i, choice[i]] = False
+
+    def neighbours(self, reference: Choice) -> Iterator[tuple[int, int]]:
+        """(unit, candidate) next to the reference's: with none between them in weight and activation bits."""
+        for unit, (options, present) in enumerate(zip(self.bits, reference, strict=True)):
+            usable = [k for k in np.flatnonzero(self.problem.allowed[unit]).tolist() if options[k] != options[present]]
+            own = options[present]
+            for k in usable:
+                if _comparable(own, options[k]) and not any(
+                    options[other] != options[k] and _between(own, options[other], options[k]) for other in usable
+                ):
+                    yield unit, k
+
+    def measure(self, reference: Choice, choices: Sequence[Choice]) -> None:
+        """Measure them, and exclude what makes losses that are not finite."""
+        self.ask(reference, choices)
+        self.exclude(reference, choices)
+
+    def ask(self, reference: Choice, choices: Sequence[Choice]) -> None:
+        """Measure them on the shards that are measured now, as far as time allows."""
+        for shard in range(self.count):
+            self.samples.ask([reference, *choices], shard)
+            if shard + 1 < self.count and self.stop():
+                self.stopped = True
+                return
+        self.stopped = self.stopped or self.stop()
+
+    def exclude(self, reference: Choice, choices: Sequence[Choice]) -> None:
+        """Exclude the candidates that made the loss of some choices not finite, and do so alone."""
+        broken = [choice for choice in choices if self.samples.shards_of(choice) and self.loss(choice) == math.inf]
+        moves = {(i, k) for choice in broken for i, k in enumerate(choice) if k != reference[i]}
+        alone = {(i, k): _changed(reference, i, k) for i, k in sorted(moves)}
+        if alone:
+            self.ask(reference, list(alone.values()))
+        for move, choice in alone.items():
+            if self.samples.shards_of(choice) and self.loss(choice) == math.inf:
+                self.problem.allowed[move] = False
+
+    def loss(self, choice: Choice) -> float:
+        """The mean over its samples; inf where it is not finite or not known."""
+        if not self.samples.shards_of(choice):
+            return math.inf
+        loss = self.samples.mean(choice)
+        return loss if math.isfinite(loss) else math.inf
+
+    def best(self) -> Choice:
+        """Of the configurations within the budgets that have been measured on the most samples, the best one."""
+        known = self.problem.known(self.samples)
+        most = max(map(self.samples.shards_of, known))
+        return self.problem.best({c: self.samples.mean(c) for c in known if self.samples.shards_of(c) == most})
+
+    def fit(self, reference: Choice) -> None:
+        """Fit all finite losses, each by its difference from the reference on the samples that both have."""
+        base = self.samples.of(reference)
+        choices, losses, errors = list[Choice](), list[float](), list[float]()
+        for choice in dict.fromkeys([reference, *self.samples.choices]):
+            measured = self.samples.of(choice)
+            differences = measured[: len(base)] - base[: len(measured)]
+            if np.isfinite(differences).all():
+                choices.append(choice)
+                losses.append(float(base.mean() + differences.mean()))
+                whole = len(differences) == self.samples.total or len(differences) < 2
+                errors.append(0.0 if whole else standard_error(differences))
+        self.model.fit(choices, np.array(losses), np.array(errors))
+
+    def proposals(self, reference: Choice, size: int, generator: np.random.Generator) -> Iterator[Choice]:
+        """New configurations within the budgets, each near the reference.
+
+        First a solution for each of several effects: the expected ones, and draws. Where these are known already, what
+        changes one or two units, or, of few configurations, any.
+        """
+        new = self.candidates(reference, size, generator)
+        seen = set(self.samples.choices)
+        for _ in range(PROPOSALS):
+            choice = next((choice for choice in new if choice not in seen), None)
+            if choice is None:
+                return
+            seen.add(choice)
+            yield choice
+
+    def candidates(self, reference: Choice, size: int, generator: np.random.Generator) -> Iterator[Choice]:
+        sizes = [size, max(1, size // 2)]
+        for most in sizes:
+            yield self.solve(self.model.effects(reference), reference, most)
+        for draw in range(DRAWS):
+            yield self.solve(self.model.drawn_effects(reference, generator), reference, sizes[draw % 2])
+        yield from self.by_expectation(reference)
+
+    def by_expectation(self, reference: Choice) -> Iterator[Choice]:
+        """Configurations within the budgets by their expected loss: all, or those that change one or two units."""
+        if math.prod(self.problem.allowed.sum(axis=1).tolist()) <= LISTED:
+            options = (np.flatnonzero(row).tolist() for row in self.problem.allowed)
+            every = [choice for choice in itertools.product(*options) if self.problem.fits(choice)]
+            yield from (every[i] for i in np.argsort(self.model.predict(every), kind="stable").tolist())
+            return
+        present = np.array(reference)
+        others = self.problem.allowed.copy()
+        others[np.arange(len(present)), present] = False
+        effects = self.model.effects(reference)[others]
+        first = np.argsort(effects, kind="stable")[:MOVES]
+        moves, effects = np.argwhere(others)[first], effects[first]
+        pairs = np.triu(moves[:, :1] != moves[:, 0])
+        totals = np.where(pairs, effects[:, None] + effects, np.inf)
+        np.fill_diagonal(totals, effects)
+        flat = np.flatnonzero(np.isfinite(totals))
+        for index in flat[np.argsort(totals.ravel()[flat], kind="stable")].tolist():
+            changed = present.copy()
+            for move in divmod(index, len(moves)):
+                changed[moves[move, 0]] = moves[move, 1]
+            choice = tuple(changed.tolist())
+            if self.problem.fits(choice):
+                yield choice
+
+    def solve(self, effects: Array, reference: Choice, most: int) -> Choice:
+        """The configuration of least total effect that changes at most so many units of the reference."""
+        problem = self.problem
+        # One more budget: a change costs 1 of it.
+        costs = [
+            [(*cost, int(k != own)) for k, cost in enumerate(row)]
+            for row, own in zip(problem.costs, reference, strict=True)
+        ]
+        return solve(effects, costs, (*problem.limits, most), problem.allowed).choice
+
+    def widen(self, reference: Choice) -> None:
+        """Go on to more samples, with the best of the configurations that have been measured on the most so far."""
+        known = self.problem.known(self.samples)
+        comparable = [choice for choice in known if self.samples.shards_of(choice) == self.count]
+        comparable.sort(key=lambda choice: (self.samples.mean(choice), choice))
+        self.count, *self.later = self.later
+        self.measure(reference, comparable[:KEPT])
+
+    def seen(self) -> NDArray[np.int64]:
+        """[N, K] the most samples that a configuration with this candidate was measured on."""
+        seen = np.zeros(self.problem.allowed.shape, dtype=np.int64)
+        units = np.arange(self.problem.units)
+        for choice in self.samples.choices:
+            own = units, list(choice)
+            seen[own] = np.maximum(seen[own], self.samples.ends[self.samples.shards_of(choice) - 1])
+        return seen
+
+    def iteration(self, reference: Choice, found: Choice) -> Iteration:
+        """What came of an iteration, before the model knows of it."""
+        problem, samples = self.problem, self.samples
+        deltas = self.model.effects(reference)
+        errors = self.model.errors(reference)
+        deltas[~problem.allowed] = errors[~problem.allowed] = np.nan
+        return Iteration(
+            selected=tuple(range(problem.units)),
+            deltas=deltas,
+            standard_errors=errors,
+            samples=self.seen(),
+            standing=problem.allowed.copy(),
+            choice=found,
+            predicted=float(self.model.predict([found])[0]),
+            loss=samples.mean(found),
+            standard_error=samples.standard_error(found),
+            costs=problem.costs_of(found),
+        )
+
+
+def _changes(a: Choice, b: Choice) -> int:
+    return sum(map(operator.ne, a, b))
+
+
+def _changed(reference: Choice, unit: int, k: int) -> Choice:
+    return (*reference[:unit], k, *reference[unit + 1 :])
+
+
+def _comparable(a: Bits, b: Bits) -> bool:
+    return (a[0] - b[0]) * (a[1] - b[1]) >= 0
+
+
+def _between(a: Bits, middle: Bits, b: Bits) -> bool:
+    return all(min(x, z) <= y <= max(x, z) for x, y, z in zip(a, middle, b, strict=True)) and middle != a

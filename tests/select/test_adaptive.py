@@ -1,0 +1,254 @@
+"""The adaptive search over losses given as tables, against enumeration and against Algorithm 1."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from ribs.select.adaptive import PROPOSALS, adaptive_search
+from ribs.select.errors import InfeasibleBudgetError
+from ribs.select.race import Race
+from ribs.select.search import repeated_ilp
+
+WIDTHS = (2, 3, 4, 6, 8)
+PAIRS = [(b, b) for b in WIDTHS]
+
+
+class Network:
+    """A made-up network: the loss is the squared length of the sum of the units' quantization errors.
+
+    The error of a unit is a direction of its own times the amplitude of the noise, 2^-bits, of its weights and
+    activations. In many dimensions the directions are nearly at right angles, and losses add up; in few the errors of
+    units add up or cancel, and they do not.
+
+    luck: of each configuration, a factor.
+    """
+
+    def __init__(self, seed, units=5, bits=PAIRS, dimensions=20, luck=0.05, samples=(4, 4)):
+        rng = np.random.default_rng(seed)
+        self.bits, self.samples = [list(bits)] * units, samples
+        self.slopes = np.exp(rng.normal(size=(units, 2)))
+        self.directions = rng.normal(size=(units, dimensions)) / dimensions**0.5
+        self.macs = rng.integers(1, 100, size=units)
+        self.costs = [[(int(m) * w * a,) for w, a in bits] for m in self.macs]
+        self.seed, self.luck, self.asked = seed, luck, []
+        self.bad = set()
+
+    def loss(self, choice):
+        if any(self.bad.intersection(enumerate(choice))):
+            return math.nan
+        pairs = [self.bits[i][k] for i, k in enumerate(choice)]
+        amplitudes = np.sqrt((self.slopes * [[4.0**-w, 4.0**-a] for w, a in pairs]).sum(axis=1))
+        luck = np.random.default_rng([self.seed, *choice]).normal()
+        return float(((amplitudes @ self.directions) ** 2).sum() * math.exp(self.luck * luck))
+
+    def measure(self, choices, shard):
+        self.asked.extend((choice, shard) for choice in choices[1:] or choices)
+        spread = np.linspace(0.5, 1.5, self.samples[shard])
+        return [self.loss(choice) * spread for choice in choices]
+
+    def limit(self, width):
+        """What a uniform network of this width costs."""
+        return [sum(int(m) for m in self.macs) * width * width]
+
+    def cost(self, choice):
+        return sum(self.costs[i][k][0] for i, k in enumerate(choice))
+
+    def optimum(self, limit):
+        every = itertools.product(*(range(len(options)) for options in self.bits))
+        return min(loss for c in every if self.cost(c) <= limit[0] and not math.isnan(loss := self.loss(c)))
+
+    def search(self, limit, iterations=8, **options):
+        options = {"measure": self.measure, "shards": self.samples, "iterations": iterations} | options
+        return adaptive_search(self.bits, self.costs, limit, **options)
+
+
+@pytest.mark.parametrize("dimensions", [100, 10, 3])
+def test_it_ends_near_the_optimum(dimensions):
+    """Within one percent of the least loss on at least 95 % of problems of 3125 configurations."""
+    near = []
+    for seed, width in itertools.product(range(10), (3, 4)):
+        network = Network(seed, dimensions=dimensions, luck=0.0)
+        limit = network.limit(width)
+        trace = network.search(limit, iterations=20)
+        assert network.cost(trace.best_choice) <= limit[0]
+        assert trace.best_loss == pytest.approx(network.loss(trace.best_choice))
+        near.append(trace.best_loss <= 1.01 * network.optimum(limit))
+    assert np.mean(near) >= 0.95
+
+
+@pytest.mark.parametrize("dimensions", [20, 3])
+def test_it_is_not_behind_algorithm_1_with_as_many_losses(dimensions):
+    ratios = []
+    for seed in range(8):
+        network = Network(seed, units=10, dimensions=dimensions)
+        limit = network.limit(3)
+        options = {"measure": network.measure, "shards": network.samples, "seed": seed}
+        paper = repeated_ilp((4,) * 10, network.costs, limit, update_sizes=[10] + [5] * 3, **options)
+        iterations = int(paper.evaluations - 22) // PROPOSALS
+        trace = network.search(limit, iterations=iterations, seed=seed)
+        assert trace.evaluations <= paper.evaluations
+        ratios.append(math.log(trace.best_loss / paper.best_loss))
+    assert np.mean(ratios) < 0
+
+
+def test_every_configuration_found_is_within_all_budgets():
+    for seed in range(5):
+        network = Network(seed)
+        network.costs = [[(*cost, 8 - w) for cost, (w, _) in zip(row, PAIRS, strict=True)] for row in network.costs]
+        limits = [network.limit(4)[0], 21]
+        trace = network.search(limits)
+        assert trace.iterations
+        for iteration in trace.iterations:
+            assert all(cost <= limit for cost, limit in zip(iteration.costs, limits, strict=True))
+        assert all(cost <= limit for cost, limit in zip(trace.best_costs, limits, strict=True))
+
+
+def test_it_starts_where_equal_units_would_be_best_and_looks_at_the_neighbours():
+    network = Network(0, units=3)
+    network.macs = np.array([1, 1, 1])
+    network.costs = [[(w * a,) for w, a in PAIRS]] * 3
+    network.search([48], iterations=1)
+    first = [choice for choice, shard in network.asked if shard == 0]
+    assert first[0] == (2, 2, 2)
+    assert set(first[1:7]) == {(1, 2, 2), (3, 2, 2), (2, 1, 2), (2, 3, 2), (2, 2, 1), (2, 2, 3)}
+
+
+def test_neighbours_of_pairs_that_come_apart_change_one_of_the_two():
+    bits = [(w, a) for w in (2, 4, 8) for a in (2, 4, 8)]
+    network = Network(0, units=1, bits=bits)
+    network.search([16], iterations=1)
+    first = [choice for choice, shard in network.asked if shard == 0]
+    assert {bits[c[0]] for c in first[:5]} == {(4, 4), (2, 4), (8, 4), (4, 2), (4, 8)}
+
+
+def test_the_seed_decides_and_nothing_else():
+    def told(seed):
+        network = Network(3, units=8)
+        trace = network.search(network.limit(3), seed=seed)
+        return repr(trace), network.asked
+
+    assert told(1) == told(1)
+    assert told(1)[1] != told(2)[1]
+
+
+def test_known_losses_are_not_measured_again():
+    network = Network(1, units=6)
+    asked = []
+
+    def measure(choices, shard):
+        asked.extend((choice, shard) for choice in choices[1:])
+        return network.measure(choices, shard)
+
+    network.search(network.limit(3), measure=measure)
+    assert len(asked) == len(set(asked))
+
+
+def test_a_reference_is_only_left_for_a_better_one_and_the_error_of_each_step_is_told():
+    network = Network(2, units=8)
+    seen = []
+    trace = network.search(network.limit(3), on_iteration=seen.append)
+    assert tuple(seen) == trace.iterations
+    best = math.inf
+    for iteration in trace.iterations:
+        assert iteration.interaction_error == iteration.loss - iteration.predicted
+        best = min(best, iteration.loss)
+    assert trace.best_loss <= best
+
+
+def test_update_size_limits_the_first_step():
+    network = Network(5, units=12)
+    trace = network.search(network.limit(3), iterations=1, update_size=2)
+    [start] = [choice for choice, shard in network.asked[:1]]
+    assert sum(a != b for a, b in zip(start, trace.iterations[0].choice, strict=True)) <= 2
+
+
+def test_disallowed_candidates_are_neither_chosen_nor_measured():
+    network = Network(4)
+    allowed = np.ones((5, 5), dtype=bool)
+    allowed[1, 2] = allowed[3, :4] = False
+    network.search(network.limit(6), allowed=allowed)
+    assert all(allowed[i, k] for choice, _ in network.asked for i, k in enumerate(choice))
+
+
+def test_candidates_of_non_finite_loss_are_excluded():
+    network = Network(4, luck=0.0)
+    network.bad = {(0, 1), (2, 0), (2, 1)}
+    limit = network.limit(3)
+    trace = network.search(limit, iterations=20)
+    assert trace.best_loss <= 1.01 * network.optimum(limit)
+
+
+def test_a_start_of_non_finite_loss_is_left_for_another():
+    network = Network(0, units=3, luck=0.0)
+    network.macs, network.costs = np.array([1, 1, 1]), [[(w * a,) for w, a in PAIRS]] * 3
+    network.bad = {(1, 2)}  # the start is (2, 2, 2)
+    trace = network.search([48])
+    assert trace.best_loss <= 1.01 * network.optimum([48])
+
+
+def test_a_loss_that_is_never_finite_raises():
+    network = Network(0)
+    network.bad = {(0, k) for k in range(5)}
+    with pytest.raises(FloatingPointError, match="loss of the start"):
+        network.search(network.limit(3))
+
+
+def test_an_impossible_budget_raises_before_anything_is_measured():
+    network = Network(0)
+    with pytest.raises(InfeasibleBudgetError):
+        network.search([1])
+    assert not network.asked
+
+
+@pytest.mark.parametrize("after", range(1, 30, 4))
+def test_stopped_at_any_time_it_returns_the_best_on_all_samples(after):
+    network = Network(6, units=12, samples=(3, 3, 3))
+    times = itertools.count()
+    trace = network.search(network.limit(3), stop=lambda: next(times) >= after)
+    assert trace.stopped
+    assert trace.best_loss == pytest.approx(network.loss(trace.best_choice))
+    assert network.cost(trace.best_choice) <= network.limit(3)[0]
+
+
+def test_what_is_measured_is_agreed():
+    network = Network(6)
+    agreed = []
+
+    def agree(choices):
+        agreed.extend(choices)
+        return choices
+
+    trace = network.search(network.limit(3), agree=agree)
+    assert {iteration.choice for iteration in trace.iterations} <= set(agreed)
+
+
+def test_a_race_needs_less_and_ends_on_all_samples():
+    shards = (8,) * 32
+    network = Network(7, units=8, samples=shards)
+    rng = np.random.default_rng(0)
+    hardness = rng.gamma(1.0, size=sum(shards))
+
+    def measure(choices, shard):
+        return [network.loss(choice) * hardness[8 * shard : 8 * shard + 8] for choice in choices]
+
+    limit = network.limit(3)
+    full = network.search(limit, iterations=12, measure=measure, shards=shards)
+    race = network.search(limit, iterations=12, measure=measure, shards=shards, race=Race())
+    assert race.evaluations < full.evaluations / 3
+    assert race.best_loss == pytest.approx(network.loss(race.best_choice) * hardness.mean())
+    assert race.best_loss <= 1.05 * full.best_loss
+
+
+def test_the_estimates_of_an_iteration_are_about_the_reference():
+    network = Network(8, units=6)
+    trace = network.search(network.limit(3), iterations=3)
+    for iteration in trace.iterations:
+        assert iteration.deltas.shape == iteration.standard_errors.shape == (6, 5)
+        zeros = iteration.deltas == 0
+        assert (zeros.sum(axis=1) >= 1).all()
+        assert (iteration.standard_errors[zeros] == 0).all()
+        assert (iteration.samples <= 8).all()
