@@ -167,7 +167,15 @@ def whole(name: str, threads: int) -> list[Case]:
 
 def own(model: nn.Module, batches: list[Tensor], budget: ribs.Budget, **options: Any) -> ribs.Result:
     return ribs.search(
-        model, batches, budget, units="layer", iterations=ITERATIONS, progress=False, cache_mib=2048, **options
+        model,
+        batches,
+        budget,
+        units="layer",
+        algorithm="paper",
+        iterations=ITERATIONS,
+        progress=False,
+        cache_mib=2048,
+        **options,
     )
 
 

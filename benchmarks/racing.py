@@ -30,7 +30,9 @@ def compare(name: str, seed: int, samples: int) -> list[str]:
     others = [x for x, _ in batches("test", digits, 64, OTHERS // 64, seed=2000)]
     budget = ribs.Budget(bops=BUDGET[name])
     full, race = (
-        ribs.search(model, calibration, budget, units="layer", seed=seed, profile=profile, progress=False)
+        ribs.search(
+            model, calibration, budget, units="layer", algorithm="paper", seed=seed, profile=profile, progress=False
+        )
         for profile in ("full", "race")
     )
     on_others = [losses(model, result.model, others) for result in (full, race)]

@@ -101,7 +101,7 @@ def _losses(axes: Axes, result: Result, uniform: Result | None) -> None:
         [max(record.predicted, 0.0) for record in result.history],
         "x:",
         color="#888888",
-        label="predicted by the ILP",
+        label="predicted",
     )
     axes.axhline(result.loss, color="#2f6db5", linewidth=0.8, linestyle="--", label="best measured")
     if uniform is not None:
@@ -110,6 +110,6 @@ def _losses(axes: Axes, result: Result, uniform: Result | None) -> None:
     axes.set_xlabel("iteration")
     axes.set_ylabel("task loss")
     axes.set_ylim(bottom=0)
-    axes.set_xticks(list(iterations))
+    axes.locator_params(axis="x", integer=True)
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)

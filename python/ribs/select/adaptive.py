@@ -202,8 +202,9 @@ class _Adaptive:
         return loss if math.isfinite(loss) else math.inf
 
     def best(self) -> Choice:
-        """Of the configurations within the budgets that have been measured on the most samples, the best one."""
-        known = self.problem.known(self.samples)
+        """Of the configurations of usable candidates measured on the most samples, within the budgets, the best one."""
+        units = np.arange(self.problem.units)
+        known = [c for c in self.problem.known(self.samples) if self.problem.allowed[units, list(c)].all()]
         most = max(map(self.samples.shards_of, known))
         return self.problem.best({c: self.samples.mean(c) for c in known if self.samples.shards_of(c) == most})
 
