@@ -81,7 +81,7 @@ def test_limits_are_exact_integers(table, bounds, limits):
         ({"costs": {"latency": "latency.csv"}}, "must be"),
         ({"bops": "4/4", "accounting": "papers"}, "accounting='papers' is not supported; give one of"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_bad_bounds(bounds, message):
     with pytest.raises(ValueError, match=message):

@@ -136,7 +136,8 @@ class _Run:
         options: dict[str, Any] = {"calibration_samples": self.samples, "progress": self.progress}
         run = self.row.run
         if isinstance(run, Uniform):
-            return ribs.quantize(self.model, self.calibration, _bits(run, _costs(self.row)), **options)
+            bits = _bits(run, _costs(self.row))
+            return ribs.quantize(self.model, self.calibration, bits, units="block", **options)
         assert isinstance(run, Search)
         return ribs.search(
             self.model,
@@ -145,6 +146,7 @@ class _Run:
             bits=self.table.candidates,
             activation_bits=run.activation_bits,
             units=run.units,
+            algorithm="paper",
             update_size=run.update_size,
             iterations=run.iterations if self.arguments.iterations is None else self.arguments.iterations,
             pins={} if run.ends is None else {"first": run.ends, "last": run.ends},

@@ -49,7 +49,8 @@ def test_rows_are_what_each_method_gives_alone():
 def test_ribs_is_the_search(name):
     found = compare(budgets=BUDGETS[:1], methods=[name], seeds=(0, 1, 2))
     for run in found.runs:
-        alone = search(budget="3/3", seed=run.seed)
+        algorithm = {"ribs": "adaptive", "paper": "paper"}[name]
+        alone = search(budget="3/3", seed=run.seed, algorithm=algorithm)
         assert run.bits == alone.bits and run.loss == alone.loss
         assert run.forward_equivalents == alone.cost_of_search.forward_equivalents
 
@@ -150,7 +151,7 @@ def test_budgets_in_words():
         ({"bits": [2]}, r"\[compare\] every unit has only one candidate"),
         ({"budgets": BUDGETS + BUDGETS[:1]}, r"\[compare\] budgets \['bops 3/3'\] are given more than once"),
         ({"budgets": [ribs.Budget(bops=("5/5", "7/7"))]}, r"\[uniform\] no pair of bits"),
-        ({"iterations": 0}, r"\[compare\] iterations=0 is not allowed"),
+        ({"iterations": 0}, r"\[ribs\] iterations=0 is not allowed"),
         ({"budgets": [ribs.Budget(bops="1/1")]}, r"no configuration meets the budget"),
     ],
 )
