@@ -152,11 +152,14 @@ def test_a_reference_is_only_left_for_a_better_one_and_the_error_of_each_step_is
     seen = []
     trace = network.search(network.limit(3), on_iteration=seen.append)
     assert tuple(seen) == trace.iterations
-    best = math.inf
-    for iteration in trace.iterations:
+    references = [tuple((iteration.deltas == 0).argmax(axis=1).tolist()) for iteration in trace.iterations]
+    losses = [network.loss(reference) for reference in references]
+    assert len(set(references)) > 1
+    for before, after, iteration in zip(references, references[1:], trace.iterations, strict=False):
+        better = iteration.loss < network.loss(before)
+        assert after == (iteration.choice if better else before)
         assert iteration.interaction_error == iteration.loss - iteration.predicted
-        best = min(best, iteration.loss)
-    assert trace.best_loss <= best
+    assert losses == sorted(losses, reverse=True)
 
 
 def test_update_size_limits_the_first_step():

@@ -119,6 +119,17 @@ def test_the_forecast_is_what_a_full_search_takes(capsys):
     assert told == pytest.approx(result.cost_of_search.forward_equivalents, abs=1.0)
 
 
+@pytest.mark.parametrize("activation_bits", [None, 8, (2, 4, 8)], ids=["tied", "fixed", "apart"])
+@pytest.mark.parametrize("iterations", [1, 4])
+def test_an_adaptive_search_takes_no_more_than_its_forecast(capsys, activation_bits, iterations):
+    result = search(progress=True, iterations=iterations, activation_bits=activation_bits)
+    told = float(capsys.readouterr().err.split("samples: at most ")[1].split(" ")[0])
+    took = result.cost_of_search.forward_equivalents
+    assert took <= told + 1.0  # the forecast is rounded
+    # Not far less either, unless it ended early for want of anything new.
+    assert took > 0.3 * told or len(result.history) < iterations
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -19,9 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ribs.select.ilp import Costs, solve
 from ribs.select.problem import Problem
-from ribs.select.race import Race, contest
+from ribs.select.race import Race
 from ribs.select.samples import Choice, Measure, Samples, standard_error
-from ribs.select.search import Iteration, Trace
+from ribs.select.search import Iteration, Trace, finish
 from ribs.select.surrogate import Array, Bits, LossModel
 
 PROPOSALS = 4  # measured in one iteration
@@ -120,22 +120,7 @@ class _Adaptive:
             new = self.best()
             waiting = 0 if new != reference else waiting + 1
             reference = new
-        known = problem.known(samples)
-        if not all(map(samples.complete, known)):
-            known = contest(samples, known, samples.total)
-        finalists = {choice: samples.mean(choice) for choice in known}
-        best = problem.best(finalists)
-        return Trace(
-            start_loss=samples.mean(first),
-            iterations=tuple(done),
-            best_choice=best,
-            best_loss=finalists[best],
-            best_standard_error=samples.standard_error(best),
-            best_costs=problem.costs_of(best),
-            finalists=finalists,
-            evaluations=samples.counted / samples.total,
-            stopped=self.stopped,
-        )
+        return finish(problem, samples, first, done, self.stopped)
 
     def start(self) -> Choice:
         """The best configuration if all units were equally sensitive, of finite loss."""
@@ -239,10 +224,20 @@ class _Adaptive:
 
     def candidates(self, reference: Choice, size: int, generator: np.random.Generator) -> Iterator[Choice]:
         sizes = [size, max(1, size // 2)]
+        # One more budget: a change costs 1 of it.
+        costs = [
+            [(*cost, int(k != own)) for k, cost in enumerate(row)]
+            for row, own in zip(self.problem.costs, reference, strict=True)
+        ]
+
+        def solution(effects: Array, most: int) -> Choice:
+            """The configuration of least total effect that changes at most so many units of the reference."""
+            return solve(effects, costs, (*self.problem.limits, most), self.problem.allowed).choice
+
         for most in sizes:
-            yield self.solve(self.model.effects(reference), reference, most)
+            yield solution(self.model.effects(reference), most)
         for draw in range(DRAWS):
-            yield self.solve(self.model.drawn_effects(reference, generator), reference, sizes[draw % 2])
+            yield solution(self.model.drawn_effects(reference, generator), sizes[draw % 2])
         yield from self.by_expectation(reference)
 
     def by_expectation(self, reference: Choice) -> Iterator[Choice]:
@@ -269,16 +264,6 @@ class _Adaptive:
             choice = tuple(changed.tolist())
             if self.problem.fits(choice):
                 yield choice
-
-    def solve(self, effects: Array, reference: Choice, most: int) -> Choice:
-        """The configuration of least total effect that changes at most so many units of the reference."""
-        problem = self.problem
-        # One more budget: a change costs 1 of it.
-        costs = [
-            [(*cost, int(k != own)) for k, cost in enumerate(row)]
-            for row, own in zip(problem.costs, reference, strict=True)
-        ]
-        return solve(effects, costs, (*problem.limits, most), problem.allowed).choice
 
     def widen(self, reference: Choice) -> None:
         """Go on to more samples, with the best of the configurations that have been measured on the most so far."""

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from ribs.quant.network import Bits
 from ribs.select.adaptive import PROPOSALS, adaptive_search
 from ribs.select.plan import Plan
 from ribs.select.race import Race
@@ -57,9 +58,8 @@ class Algorithm:
             share = sum(self.update_sizes(units)) / units
             work = share * float(np.dot(others, from_unit_on)) + n
             return round(share * sum(others)) + n + 1, work + n + 2
-        # On average a unit has two neighbours, one on each side, for weights and activations that come apart four.
-        apart = 2 if any(len({a for _, a in options} - {w for w, _ in options}) for options in plan.candidates) else 1
-        neighbours = [min(2 * apart, len(options) - 1) for options in plan.candidates]
+        # A unit has two neighbours, one on each side, and where weights and activations come apart four.
+        neighbours = [min(4 if _apart(options) else 2, len(options) - 1) for options in plan.candidates]
         return sum(neighbours) + PROPOSALS * n + 1, float(np.dot(neighbours, from_unit_on)) + PROPOSALS * n + 2
 
     def update_sizes(self, units: int) -> list[int]:
@@ -110,3 +110,8 @@ class Algorithm:
             agree=agree,
             on_iteration=on_iteration,
         )
+
+
+def _apart(options: Sequence[Bits]) -> bool:
+    """Whether some weight bits come with several activation bits, and the other way round."""
+    return all(len({pair[kind] for pair in options}) < len(options) for kind in (0, 1))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ribs.select.ilp import Costs, check_feasible
+from ribs.select.knapsack import within
 from ribs.select.race import Program
 from ribs.select.samples import Choice, Samples
 
@@ -41,10 +42,10 @@ class Problem:
         return choice
 
     def costs_of(self, choice: Choice) -> tuple[int, ...]:
-        return tuple(sum(self.costs[i][k][c] for i, k in enumerate(choice)) for c in range(len(self.limits)))
+        return costs_of(self.costs, choice)
 
     def fits(self, choice: Choice) -> bool:
-        return all(map(operator.le, self.costs_of(choice), self.limits))
+        return within(self.costs_of(choice), self.limits)
 
     def check_finite(self, start: Choice, samples: Samples) -> None:
         if not math.isfinite(loss := samples.mean(start)):
@@ -76,3 +77,8 @@ class Problem:
 
     def best(self, losses: dict[Choice, float]) -> Choice:
         return min(losses, key=lambda choice: (losses[choice], self.costs_of(choice), choice))
+
+
+def costs_of(costs: Costs, choice: Sequence[int]) -> tuple[int, ...]:
+    """The exact total costs of a configuration, one for each budget."""
+    return tuple(map(sum, zip(*(costs[i][k] for i, k in enumerate(choice)), strict=True)))

@@ -90,9 +90,10 @@ def search(
     target: a runtime such as "onnxruntime" or "tensorrt"; the candidates are those that it honours
         (`ribs.select.targets`).
     loss: f(float_output, quantized_output) -> [samples] losses; by default the KL divergence of softmax outputs.
-    profile: "full" measures every candidate on all samples. "race" stops measuring those that, by their errors so
-        far, will hardly be in a solution: several times less work, at the risk that `ribs.select.race.Race` states.
-        The configuration returned is measured on all samples either way.
+    profile: "full" measures on all samples. "race" needs several times less work: Algorithm 1 then stops measuring
+        candidates that, by their errors so far, will hardly be in a solution, at the risk that `ribs.select.race.Race`
+        states; the adaptive search measures on few samples first, and only the best on more. The configuration returned
+        is measured on all samples either way.
     execution: "int8" runs the candidates as products of 8-bit integers where there is an operator for it, several times
         faster on CPUs that can. Its losses differ from those in float32 by rounding; the difference at the
         configuration found is measured and reported, and the loss of the result is that in float32.

@@ -166,6 +166,11 @@ def repeated_ilp(
             reference = choice
         else:
             reference = problem.fallback(reference, samples)
+    return finish(problem, samples, first, iterations, stopped)
+
+
+def finish(problem: Problem, samples: Samples, first: Choice, iterations: Sequence[Iteration], stopped: bool) -> Trace:
+    """The best of all that was measured, on all samples. first: what the search started from."""
     known = problem.known(samples)
     if not all(map(samples.complete, known)):
         known = contest(samples, known, samples.total)

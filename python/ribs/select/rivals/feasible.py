@@ -8,18 +8,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ribs.select import problem
 from ribs.select.ilp import solve
+from ribs.select.knapsack import within
 from ribs.select.plan import Plan
 from ribs.select.samples import Choice
 
 
 def costs_of(plan: Plan, choice: Sequence[int]) -> tuple[int, ...]:
     """Exact costs of all units together, one for each budget."""
-    return tuple(sum(plan.costs[i][k][c] for i, k in enumerate(choice)) for c in range(len(plan.available)))
+    return problem.costs_of(plan.costs, choice)
 
 
 def fits(plan: Plan, choice: Sequence[int]) -> bool:
-    return all(map(operator.le, costs_of(plan, choice), plan.available))
+    return within(costs_of(plan, choice), plan.available)
 
 
 def excess_of(plan: Plan, choice: Sequence[int]) -> tuple[int, ...]:
