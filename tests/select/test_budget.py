@@ -67,6 +67,8 @@ def test_limits_are_exact_integers(table, bounds, limits):
         ({"bops": True}, "bops=True is not allowed"),
         ({"size": float("nan")}, "size=nan is not allowed"),
         ({"size": float("inf")}, "size=inf is not allowed"),
+        ({"size": "1e999999999"}, "size='1e999999999' cannot be read"),
+        ({"size": "1e999999999 MiB"}, "size='1e999999999 MiB' cannot be read"),
         ({"bops": (1, 2, 3)}, r"give an upper bound or a \(lower, upper\) pair"),
         ({"bops": "four"}, "bops='four' cannot be read; give a number, one with a unit of BOPs, .*GBOPs.*50% of 8/8"),
         ({"size": "5 MB"}, "size='5 MB' cannot be read; .*MiB"),
@@ -151,6 +153,7 @@ def test_a_table_of_decimals_is_added_up_exactly(table, tmp_path):
         (rows_of(u1b3=None), "no row of unit '1' at 3/3; every candidate of every unit needs one"),
         (rows_of(u1b3="1,3,3,-1"), "cost '-1' in row 12 of .* is not allowed; give a number of at least 0"),
         (rows_of(u1b3="1,3,3,nan"), "cost 'nan' in row 12"),
+        (rows_of(u1b3="1,3,3,1e999999999"), "cost '1e999999999' in row 12"),
         (rows_of(u1b3="1,3,3,inf"), "cost 'inf' in row 12"),
         (rows_of(u1b3="1,3,3,fast"), "cost 'fast' in row 12"),
         (rows_of(u1b3="1,3,x,1"), "row 12 of .* cannot be read"),
@@ -178,7 +181,7 @@ def test_tables_that_cannot_be_read(table, tmp_path):
         plan(table, ribs.Budget(costs={"latency": (tmp_path / "other.csv", 1)}))
 
 
-@pytest.mark.parametrize("value", [-1, float("nan"), None, "fast"])
+@pytest.mark.parametrize("value", [-1, float("nan"), None, "fast", "1e-999999999"])
 def test_functions_that_return_no_cost(table, value):
     with pytest.raises(ValueError, match="of unit '0' at 1/1 is not allowed"):
         plan(table, ribs.Budget(costs={"latency": (lambda unit, bits: value, 1)}))

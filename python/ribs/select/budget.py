@@ -219,16 +219,16 @@ def _parse(name: str, bound: Bound) -> Fraction | tuple[Fraction, Fraction, Frac
         return share, w, a
     units = UNITS.get(name, {})
     match = QUANTITY.fullmatch(text)
-    if match is None or match["unit"] not in units:
+    number = exact_number(match["number"]) if match else None
+    if match is None or number is None or match["unit"] not in units:
         with_unit = f", one with a unit of {', '.join(units)}," if units else ""
         raise ValueError(
             f'[Budget] {name}={bound!r} cannot be read; give a number{with_unit} or a uniform network: "4/4", '
             '"3.5/3.5", "50% of 8/8"'
         )
-    number = Fraction(match["number"]) * units[match["unit"]]
     if number <= 0:
         raise ValueError(f"[Budget] {name}={bound!r} is not allowed; give a positive number")
-    return number / (1 if units is BIT_OPERATIONS else MEMORY["MiB"])
+    return number * units[match["unit"]] / (1 if units is BIT_OPERATIONS else MEMORY["MiB"])
 
 
 def _neighbours(name: str, bound: str, w: Fraction, a: Fraction) -> tuple[Bits, Bits, Fraction]:

@@ -6,6 +6,7 @@ import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ribs.select.cost import MIB_IN_BITS, Configuration, CostTable, as_pair
 
 CostSource = str | os.PathLike[str] | Callable[[str, Bits], Any]
 Amount = int | Fraction
+LARGEST_EXPONENT = 400
 COLUMNS = ("unit", "weight_bits", "activation_bits", "cost")
 
 
@@ -176,13 +178,17 @@ def own_cost(name: str, source: CostSource, table: CostTable, members: Mapping[s
 
 
 def exact_number(value: Any) -> Fraction | None:
-    """A finite number as the decimal that it is written as, or None."""
+    """A finite number as the decimal that it is written as, or None; also for exponents that no float has."""
+    if isinstance(value, Fraction):
+        return value
     if isinstance(value, bool):
         return None
     try:
-        return Fraction(str(value).strip())
-    except (ValueError, ZeroDivisionError):
+        number = Decimal(str(value).strip())
+    except InvalidOperation:
         return None
+    # As a fraction 1e999999999 would fill the memory with its digits.
+    return Fraction(number) if number.is_finite() and abs(number.adjusted()) <= LARGEST_EXPONENT else None
 
 
 def _of_parts(name: str, table: CostTable, parts: tuple[Part, ...], one: int, unit: str) -> Resource:
