@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
+from ribs.quant.layers import QuantizedLayer, QuantizedMatmul, Rest
 from ribs.quant.network import QuantizedNetwork
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, code_range
 from ribs.select.loss import kl_divergence
@@ -42,7 +42,7 @@ def eager_layer(module: QuantizedLayer, x: Tensor) -> Tensor:
     return F.conv2d(x, weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
-def eager_matmul(module: QuantizedMatmul, left: Tensor, right: Tensor) -> Tensor:
+def eager_matmul(module: QuantizedMatmul, left: Tensor, right: Tensor, rest: Rest) -> Tensor:
     return rounded(module.left_quantizer, left) @ rounded(module.right_quantizer, right)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from ribs import ops
 from ribs.quant.inputs import Inputs
-from ribs.quant.layers import QuantizedLayer, attach_matmuls
+from ribs.quant.layers import QuantizedLayer
 from ribs.quant.network import calibrate, prepare
 
 
@@ -160,23 +160,32 @@ def test_a_matmul_belongs_to_the_innermost_module():
     calibrate(network, [Inputs((x,), {})], [8])
 
 
+class Fails(Heads):
+    """Multiplies otherwise, or fails, when told to."""
+
+    def __init__(self):
+        super().__init__(self.attend)
+        self.then = lambda q, k, v: v
+
+    def attend(self, q, k, v):
+        return self.then(q @ k.transpose(-2, -1), k, v)
+
+
 def test_an_exception_in_the_forward_leaves_nothing_behind():
-    def boom(q, k, v):
-        q @ k.transpose(-2, -1)
+    def boom(*_):
         raise KeyError("boom")
 
-    broken = Heads(boom)
-    attach_matmuls(broken, 1)
-    with pytest.raises(KeyError):
-        broken(torch.randn(1, 5, 8))
     x = torch.randn(4, 4)
-    assert torch.equal(x @ x, torch.mm(x, x))
-    with pytest.raises(KeyError):
-        broken(torch.randn(1, 5, 8))
+    network = prepare(Fails().eval(), Inputs((torch.randn(1, 5, 8),), {})).model
+    network.call.__self__.then = boom
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            network(torch.randn(1, 5, 8))
+        assert torch.equal(x @ x, torch.mm(x, x))
 
 
 def test_more_matmuls_than_traced_are_an_error():
-    model = Heads(FORMS["operators"])
-    attach_matmuls(model, 1)
-    with pytest.raises(RuntimeError, match="multiplies activations 2 times, but 1 times when it was traced"):
-        model(torch.randn(1, 5, 8))
+    network = prepare(Fails().eval(), Inputs((torch.randn(1, 5, 8),), {})).model
+    network.call.__self__.then = lambda weights, k, v: weights @ v
+    with pytest.raises(RuntimeError, match="product 1 in the forward of the model is not there, or is another"):
+        network(torch.randn(1, 5, 8))

@@ -103,16 +103,26 @@ def test_control_flow_on_values_is_followed():
 
 
 class Functional(nn.Module):
+    """Products with a parameter, with a constant, of constants alone, and by an operator that ribs does not know."""
+
     def __init__(self):
         super().__init__()
         self.layer, self.table = nn.Linear(4, 4), nn.Parameter(torch.randn(4, 4))
 
     def forward(self, x):
-        return torch.einsum("bi,ij->bj", self.layer(x) @ self.table, torch.eye(4, device=x.device))
+        eye = torch.eye(4, device=x.device)
+        y = torch.einsum("bi,ij->bj", self.layer(x) @ self.table, eye + eye @ eye)
+        return torch.tensordot(y, eye, 1)
 
 
 def test_products_outside_of_layers_are_counted_and_named():
-    assert seen(Functional(), 4).unquantized == {"": 2 * 16}
+    found = seen(Functional(), 4)
+    assert [(layer.name, layer.kind, layer.macs, layer.weights) for layer in found.layers] == [
+        ("layer", "linear", 16, 16),
+        ("table_linear0", "linear", 16, 16),
+        ("matmul0", "matmul", 16, 0),
+    ]
+    assert found.unquantized == {"": 4 * 16 + 16}
 
 
 class Unused(nn.Module):

@@ -1,57 +1,107 @@
-"""The two quantized operations: a layer with weights, and a matmul of two activations."""
+"""The two quantized operations, a layer with weights and a matmul, and what brings a module's products to them."""
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
 
 from ribs.quant.integer import IntegerProduct
+from ribs.quant.products import LEFT, OPENED, RIGHT, Product, find_product, is_plain
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer
-from ribs.quant.trace import MATMULS
+from ribs.quant.trace import Site
 from ribs.quant.weights import KeptWeights
 
 
-class QuantizedLayer(nn.Module):
-    """A Conv or Linear whose weights (per output channel) and input (per tensor) are fake-quantized.
+@dataclass(frozen=True)
+class Rest:
+    """A product without those of its operands that depend on the network's inputs.
 
-    layer: the float module; attributes that are not found here are looked up there (`in_features`, `stride`, ...).
+    No tensor, so that what takes the tensors of a call for samples leaves it alone.
+    run: f(left, right, added), computes it; None for the layer's own.
+    fixed: the operands that it holds, by their place.
+    call: number of the layer's call in this pass.
     """
 
-    def __init__(self, layer: nn.Module) -> None:
+    run: Callable[..., Tensor] | None = None
+    fixed: Mapping[int, Tensor | None] = field(default_factory=dict)
+    call: int = 0
+
+    def operands(self, others: Sequence[Tensor]) -> list[Tensor | None]:
+        """All in their places, with `others` in those that are free."""
+        left = iter(others)
+        return [self.fixed[place] if place in self.fixed else next(left, None) for place in range(3)]
+
+
+OWN = Rest()
+
+
+class QuantizedLayer(nn.Module):
+    """A product by weights; these (per output channel) and the input (per tensor) are fake-quantized.
+
+    layer: the float Conv or Linear; attributes that are not found here are looked up there (`in_features`, `stride`,
+        ...). None for weights that are no layer's, which come with every call.
+    site: one of its products as it was seen; by default that of the layer's own forward.
+    calls: how often it runs in one pass of the network; each call's input has a quantizer of its own.
+    """
+
+    def __init__(self, layer: nn.Module | None, site: Site | None = None, calls: int = 1) -> None:
         super().__init__()
-        self.layer = layer
+        self.register_module("layer", layer)
         # A transposed convolution stores (in, out / groups, ...).
-        axis = 1 if isinstance(layer, _ConvTransposeNd) else 0
-        self.weight_quantizer = FakeQuantizer(symmetric=True, axis=axis)
+        site = site or Site("", RIGHT, 1 if isinstance(layer, _ConvTransposeNd) else 0)
+        assert site.weight is not None
+        self.operand = site.weight
+        self.plain = layer is not None and is_plain(layer)
+        self.weight_quantizer = FakeQuantizer(symmetric=True, axis=site.axis)
         self.input_quantizer = FakeQuantizer(symmetric=False)
+        self.later = nn.ModuleList(FakeQuantizer(symmetric=False) for _ in range(calls - 1))
+        self._made: Tensor | None = None  # the weights of the last product, where they are not the layer's as they are
+        self._present = OWN
         self.kept = KeptWeights()
         self.integer: IntegerProduct | None = None  # what takes the place of the float product, where it can
 
     @property
     def activation_quantizers(self) -> tuple[FakeQuantizer, ...]:
-        return (self.input_quantizer,)
+        return (self.input_quantizer, *self.later)
 
     def set_bits(self, weight_bits: int, activation_bits: int) -> None:
         self.weight_quantizer.set_bits(weight_bits)
-        self.input_quantizer.set_bits(activation_bits)
+        for quantizer in self.activation_quantizers:
+            quantizer.set_bits(activation_bits)
 
     @property
     def weight(self) -> Tensor:
-        """The float weights."""
+        """The float weights, as they are multiplied; those that come with a call are the last call's."""
+        if self._made is not None:
+            return self._made
+        assert self.layer is not None, "it has not run"
         weight = self.layer.weight
         assert isinstance(weight, Tensor)
         return weight
 
-    def quantized_weight(self) -> Tensor:
-        weight = self.weight
+    @property
+    def has_own_weight(self) -> bool:
+        """Whether a parameter of the layer is multiplied as it is."""
+        return self._made is None
+
+    @property
+    def rounds_what_it_gets(self) -> bool:
+        """Whether one quantizer rounds the tensor that it is called with: a forward of its own may change it first."""
+        return (self.plain or self.layer is None) and not self.later
+
+    def quantized_weight(self, weight: Tensor | None = None) -> Tensor:
+        """weight: in the place of the layer's own."""
+        weight = self.weight if weight is None else weight
         if torch.is_grad_enabled() or self.weight_quantizer.bits == FLOAT_BITS:
             return self.weight_quantizer(weight)  # type: ignore[no-any-return]
         # Without gradients the weights only change between searches: quantize them once for each choice of bits.
@@ -59,7 +109,16 @@ class QuantizedLayer(nn.Module):
         made: Tensor = self.kept.get(quantizer.bits, "values", (weight, quantizer.step), lambda: quantizer(weight))
         return made
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, *others: Any, **named: Any) -> Tensor:
+        """The layer's own forward, or, with a `Rest` for the last argument, what that is the rest of."""
+        rest = others[-1] if others and isinstance(others[-1], Rest) else OWN
+        if rest.run is not None:
+            return self.multiply((input, *others[:-1]), rest)
+        if not self.plain:
+            assert self.layer is not None
+            self._present = rest
+            result: Tensor = self.layer(input, *(others if rest is OWN else others[:-1]), **named)
+            return result
         integer = self.integer
         if integer is not None and not torch.is_grad_enabled() and integer.ready and input.numel() > 0:
             try:
@@ -68,7 +127,24 @@ class QuantizedLayer(nn.Module):
                 # Codes cannot hold NaN; the float product carries it on to whoever looks at the output.
                 if not bool(input.isnan().any()):
                     raise
-        return _run(self.layer, self.input_quantizer(input), self.quantized_weight())
+        with _Apart():
+            return _run(self.layer, self.activation_quantizers[rest.call](input), self.quantized_weight())
+
+    def multiply(self, activations: Sequence[Tensor], rest: Rest) -> Tensor:
+        """The product of the quantized input and the quantized weights that `rest` holds."""
+        assert rest.run is not None
+        values = rest.operands(activations)
+        x, weight = values[1 - self.operand], values[self.operand]
+        assert x is not None and weight is not None
+        if self.layer is None or weight is not self.layer._parameters.get("weight"):
+            self._made = weight.detach()
+        values[1 - self.operand] = self.activation_quantizers[rest.call](x)
+        values[self.operand] = self.quantized_weight(weight)
+        return rest.run(*values)
+
+    def multiply_own(self, activations: Sequence[Tensor], rest: Rest) -> Tensor:
+        """The product in the forward of the layer, which this is running."""
+        return self.multiply(activations, replace(rest, call=self._present.call))
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -77,128 +153,178 @@ class QuantizedLayer(nn.Module):
             return getattr(super().__getattr__("layer"), name)
 
 
-def _run(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
-    """The float layer's own forward with other weights."""
-    if type(layer) is nn.Linear:
+def _run(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """A plain layer's own forward with other weights."""
+    if isinstance(layer, nn.Linear):
         return F.linear(x, weight, layer.bias)
-    if type(layer) in (nn.Conv1d, nn.Conv2d):
-        return layer._conv_forward(x, weight, layer.bias)  # type: ignore[no-any-return, operator]
-    # Subclasses may do more than the convolution (timm's pad as TensorFlow does); this costs 0.1 ms a call.
-    return functional_call(layer, {"weight": weight}, (x,))  # type: ignore[no-any-return]
+    return layer._conv_forward(x, weight, layer.bias)  # type: ignore[no-any-return]
 
 
 class QuantizedMatmul(nn.Module):
-    """A product of two activations, such as q k^T, with both operands fake-quantized per tensor."""
+    """A product of two activations, such as q k^T, with both operands fake-quantized per tensor.
 
-    def __init__(self) -> None:
+    calls: how often it runs in one pass of the network; each call's operands have quantizers of their own.
+    """
+
+    def __init__(self, calls: int = 1) -> None:
         super().__init__()
         self.left_quantizer = FakeQuantizer(symmetric=False)
         self.right_quantizer = FakeQuantizer(symmetric=False)
+        self.later = nn.ModuleList(FakeQuantizer(symmetric=False) for _ in range(2 * (calls - 1)))
 
     @property
     def activation_quantizers(self) -> tuple[FakeQuantizer, ...]:
-        return (self.left_quantizer, self.right_quantizer)
+        return (self.left_quantizer, self.right_quantizer, *self.later)
 
     def set_bits(self, weight_bits: int, activation_bits: int) -> None:
         """Both operands are activations, so the weight bits do not matter here."""
-        self.left_quantizer.set_bits(activation_bits)
-        self.right_quantizer.set_bits(activation_bits)
+        for quantizer in self.activation_quantizers:
+            quantizer.set_bits(activation_bits)
 
-    def forward(self, left: Tensor, right: Tensor) -> Tensor:
-        return torch.matmul(self.left_quantizer(left), self.right_quantizer(right))
-
-
-def attach_matmuls(owner: nn.Module, count: int) -> None:
-    """Bring the `count` matmuls that `owner` does in its own forward under quantizers, as `owner.matmul0`, ..."""
-    for index in range(count):
-        owner.add_module(f"matmul{index}", QuantizedMatmul())
-    redirect = _MatmulRedirect(owner, count)
-    owner.register_forward_pre_hook(redirect.enter)
-    owner.register_forward_hook(redirect.leave, always_call=True)
+    def forward(self, *activations: Any) -> Tensor:
+        """The last argument is the `Rest` of the product."""
+        *others, rest = activations
+        left, right, added = rest.operands(others)
+        quantizers = self.activation_quantizers[2 * rest.call :]
+        return rest.run(quantizers[LEFT](left), quantizers[RIGHT](right), added)  # type: ignore[no-any-return]
 
 
-class _MatmulRedirect:
-    """Sends the matmuls of one module's forward, fused attention included, to that module's QuantizedMatmul's."""
+class Repeats:
+    """Numbers the calls of the layers that run several times in one pass of the network.
 
-    def __init__(self, owner: nn.Module, count: int) -> None:
-        self.owner = owner
-        self.count = count
-        self.modes: list[_RedirectMode] = []
+    numbers: by layer, how often it has run in this pass. What leaves calls out, or makes them again, sets it.
+    """
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.modes.append(_RedirectMode(self))
-        _running().append(self)
-        self.modes[-1].__enter__()  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        self.numbers: Counter[str] = Counter()
 
-    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.modes.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        _running().pop()
-
-    def matmul(self, index: int) -> QuantizedMatmul:
-        if index >= self.count:
-            raise RuntimeError(
-                f"[QuantizedMatmul] {type(self.owner).__name__} multiplies activations {index + 1} times, but "
-                f"{self.count} times when it was traced; give inputs of the same shape and mode to the search"
+    def attach(self, network: nn.Module, calls: Mapping[str, int]) -> None:
+        """calls: by layer, how often it runs in a pass."""
+        repeated = {name: count for name, count in calls.items() if count > 1}
+        if repeated:
+            network.register_forward_pre_hook(self._begin)
+        for name, count in repeated.items():
+            network.get_submodule(name).register_forward_pre_hook(
+                functools.partial(self._number, name, count), with_kwargs=True
             )
-        found = self.owner.get_submodule(f"matmul{index}")
-        assert isinstance(found, QuantizedMatmul)
-        return found
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.numbers = Counter()
+
+    def _number(self, name: str, calls: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.numbers[name] == calls:
+            raise RuntimeError(
+                f"[ribs] {name!r} runs more than the {calls} times that it ran when it was traced; give inputs of the "
+                "same shape and mode to the search, and run the whole network"
+            )
+        if args and isinstance(args[-1], Rest):
+            args, rest = args[:-1], args[-1]
+        else:
+            args, rest = (*args, *([kwargs.pop("input")] if not args else [])), OWN
+        rest = replace(rest, call=self.numbers[name])
+        self.numbers[name] += 1
+        return (*args, rest), kwargs
+
+
+def redirect(network: nn.Module, sites: Mapping[str, Sequence[Site]]) -> None:
+    """Send the products in the forwards of modules to the quantized layers and matmuls that they belong to.
+
+    sites: for each module, the products of one call, in order.
+    """
+    # The network's own forward is always among them: where this sees all that runs, no fast path of torch's hides any.
+    for name in {**sites, "": ()} if sites else ():
+        owner = network.get_submodule(name)
+        owner = owner.layer if isinstance(owner, QuantizedLayer) else owner
+        assert owner is not None
+        targets = [None if site.layer is None else network.get_submodule(site.layer) for site in sites.get(name, ())]
+        owner.forward = _Redirected(owner.forward, name, tuple(sites.get(name, ())), targets)
+
+
+class _Redirected:
+    """The forward of a module whose products go elsewhere, one after the other."""
+
+    def __init__(
+        self, forward: Callable[..., Any], name: str, sites: Sequence[Site], targets: Sequence[nn.Module | None]
+    ) -> None:
+        functools.update_wrapper(self, forward)
+        self.forward = forward
+        self.name = name
+        self.sites = sites
+        self.targets = targets
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        running = _running()
+        running.append(_Running(self))
+        try:
+            if len(running) > 1:
+                return self.forward(*args, **kwargs)
+            with _RedirectMode():
+                return self.forward(*args, **kwargs)
+        finally:
+            running.pop()
+
+    def run(self, number: int, product: Product) -> Tensor:
+        """Product `number` of one call."""
+        site = self.sites[number] if number < len(self.sites) else None
+        weight = () if site is None or site.weight is None else product.values[site.weight].shape  # type: ignore[union-attr]
+        if site is None or weight != site.shape:
+            raise RuntimeError(
+                f"[ribs] product {number} in the forward of {self.name or 'the model'} is not there, or is another, "
+                f"when it was traced: it multiplied {len(self.sites)} times; give inputs of the same shape and mode to "
+                "the search"
+            )
+        target = self.targets[number]
+        if target is None:
+            return product.run(*product.values)
+        activations = [product.values[place] for place in site.inputs]
+        fixed = {place: value for place, value in enumerate(product.values) if place not in site.inputs}
+        rest = Rest(product.run, fixed)
+        if isinstance(target, QuantizedLayer) and site.layer == self.name:
+            return target.multiply_own(activations, rest)  # type: ignore[arg-type]
+        return target(*activations, rest)  # type: ignore[no-any-return]
+
+
+@dataclass
+class _Running:
+    """A call of a redirected forward, or, with None, of a layer whose product is its own. seen: products so far."""
+
+    redirected: _Redirected | None
+    seen: int = 0
 
 
 _thread = threading.local()
 
 
-def _running() -> list[_MatmulRedirect]:
-    """The redirects of the modules now running in this thread: a matmul belongs to the last, the innermost, alone."""
+def _running() -> list[_Running]:
+    """What runs in this thread: a product belongs to the last, the innermost, alone."""
     if not hasattr(_thread, "running"):
         _thread.running = []
     return _thread.running  # type: ignore[no-any-return]
 
 
-class _RedirectMode(TorchFunctionMode):
-    def __init__(self, redirect: _MatmulRedirect) -> None:
-        super().__init__()
-        self.redirect = redirect
-        self.seen = 0
+class _Apart:
+    """Within, products stay where they are."""
 
+    def __enter__(self) -> None:
+        _running().append(_Running(None))
+
+    def __exit__(self, *error: object) -> None:
+        _running().pop()
+
+
+class _RedirectMode(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        mine = _running()[-1] is self.redirect
-        if mine and func in MATMULS and not any(isinstance(arg, nn.Parameter) for arg in args[:2]):
-            return self._next()(*(*args, *kwargs.values())[:2])
-        if mine and func is F.scaled_dot_product_attention:
-            return _attention(self._next(), self._next(), *args, **kwargs)
-        return func(*args, **kwargs)
-
-    def _next(self) -> QuantizedMatmul:
-        self.seen += 1
-        return self.redirect.matmul(self.seen - 1)
-
-
-def _attention(
-    scores: QuantizedMatmul,
-    mix: QuantizedMatmul,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """`scaled_dot_product_attention` opened into its two matmuls, in the order of torch's documentation."""
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    if enable_gqa:
-        repeats = query.shape[-3] // key.shape[-3]
-        key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
-    weights = scores(query, key.transpose(-2, -1)) * scale
-    if is_causal:
-        attn_mask = torch.ones(weights.shape[-2:], dtype=torch.bool, device=query.device).tril()
-    if attn_mask is not None and attn_mask.dtype is torch.bool:
-        weights = weights.masked_fill(~attn_mask, float("-inf"))
-    elif attn_mask is not None:
-        weights = weights + attn_mask
-    return mix(F.dropout(weights.softmax(dim=-1), dropout_p, training=dropout_p > 0), value)  # type: ignore[no-any-return]
+        innermost = _running()[-1]
+        if innermost.redirected is None:
+            return func(*args, **kwargs)
+        if func in OPENED:
+            with self:
+                return OPENED[func](*args, **kwargs)
+        product = find_product(func, args, kwargs)
+        if product is None:
+            return func(*args, **kwargs)
+        innermost.seen += 1
+        return innermost.redirected.run(innermost.seen - 1, product)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from ribs import ops
 from ribs.quant.fold import fold_batch_norms
 from ribs.quant.inputs import Inputs
 from ribs.quant.integer import FORM, IntegerProduct, check_device, supports
-from ribs.quant.layers import QuantizedLayer, QuantizedMatmul, attach_matmuls
+from ribs.quant.layers import QuantizedLayer, QuantizedMatmul, Repeats, redirect
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, PooledSteps, StepAverage
 from ribs.quant.trace import Trace, trace
 from ribs.quant.units import Unit, UnitScheme, find_units
@@ -31,11 +32,13 @@ class QuantizedNetwork:
     model: the copy, with batch norm folded and quantized layers in place.
     trace: what one forward of the float model showed.
     units: groups of layers that share their bits.
+    repeats: numbers the calls of layers that run several times in a pass.
     """
 
     model: nn.Module
     trace: Trace
     units: tuple[Unit, ...]
+    repeats: Repeats = field(default_factory=Repeats)
 
     def set_bits(self, unit: Unit, bits: Bits) -> None:
         """Choose the (weight, activation) bits of every layer of one unit; 32 means float."""
@@ -129,11 +132,7 @@ def prepare(model: nn.Module, inputs: Inputs, units: UnitScheme = "block") -> Qu
     grouped = find_units(model, seen.layers, units)
     network = copy.deepcopy(model).requires_grad_(False)
     fold_batch_norms(network, seen.batch_norms)
-    for owner, count in seen.matmuls.items():
-        attach_matmuls(network.get_submodule(owner), count)
-    for layer in seen.layers:
-        if layer.kind != "matmul":
-            network = _replace(network, layer.name, QuantizedLayer(network.get_submodule(layer.name)))
+    network, repeats = _with_quantizers(network, seen)
     if seen.unquantized:
         places = ", ".join(name or "outside of any module" for name in seen.unquantized)
         warnings.warn(
@@ -141,7 +140,38 @@ def prepare(model: nn.Module, inputs: Inputs, units: UnitScheme = "block") -> Qu
             f"that no Conv, Linear or matmul of two activations does, in {places}",
             stacklevel=3,
         )
-    return QuantizedNetwork(network.eval(), seen, grouped)
+    network.eval()
+    if any(isinstance(module, QuantizedLayer) and not module.plain for module in network.modules()):
+        with torch.no_grad():
+            inputs.head(1).to(next(network.parameters()).device).call(network)  # shows the weights that are made anew
+    return QuantizedNetwork(network, seen, grouped, repeats)
+
+
+def _with_quantizers(network: nn.Module, seen: Trace) -> tuple[nn.Module, Repeats]:
+    """The network with its quantized layers and matmuls in place, and what numbers their calls."""
+    sites = {site.layer: site for each in seen.sites.values() for site in each if site.layer is not None}
+    calls = Counter(seen.moments)
+    modules = dict(network.named_modules())
+    for layer in seen.layers:
+        if layer.name not in modules:
+            parent, _, child = layer.name.rpartition(".")
+            made: nn.Module = QuantizedMatmul(calls[layer.name])
+            if layer.kind != "matmul":
+                made = QuantizedLayer(None, sites[layer.name], calls[layer.name])
+            if isinstance(modules[parent], (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+                raise ValueError(
+                    f"[ribs] {parent or 'the model'} is a {type(modules[parent]).__name__} that multiplies by itself, "
+                    "and has no place for the quantizers among its items; put its products into a module of their own"
+                )
+            modules[parent].add_module(child, made)
+    for layer in seen.layers:
+        if layer.name in modules:
+            made = QuantizedLayer(modules[layer.name], sites.get(layer.name), calls[layer.name])
+            network = _replace(network, layer.name, made)
+    redirect(network, seen.sites)
+    repeats = Repeats()
+    repeats.attach(network, calls)
+    return network, repeats
 
 
 def check_model(model: nn.Module) -> None:

@@ -7,16 +7,13 @@ meta device (shapes only, no arithmetic) unless the model computes with plain te
 from __future__ import annotations
 
 import copy
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
@@ -24,21 +21,32 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ribs.quant.inputs import Inputs
+from ribs.quant.products import (
+    ADDED,
+    LEFT,
+    OPENED,
+    RIGHT,
+    Product,
+    check_open,
+    find_product,
+    foreign_operator,
+    is_plain,
+)
 
 LAYER_TYPES = (_ConvNd, nn.Linear)
-MATMULS: frozenset[Callable[..., Any]] = frozenset(
-    {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
-)
 SUMS: frozenset[Callable[..., Any]] = frozenset(
     {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 )
+IN_PLACE = ("__iadd__", "__isub__", "__imul__", "__itruediv__")
 
 
 @dataclass(frozen=True)
 class Layer:
     """One operation that can be quantized.
 
-    name: path of its module; for a matmul of two activations, the path its quantizers will have.
+    name: path of its module; for any other product, the path its quantizers will have: that of the parameter it
+        multiplies by, with its kind and a number (`attn.in_proj_weight_linear0`), or, for a matmul of two activations,
+        that of the module whose forward it is in (`attn.matmul0`).
     macs: multiply-accumulates for one sample, over all its calls.
     weights: number of weights, 0 for a matmul.
     channels: output channels, each with a step of its own for its weights; 0 for a matmul.
@@ -72,13 +80,31 @@ class Read:
 
 
 @dataclass(frozen=True)
+class Site:
+    """One product in a module's forward, apart from those of torch's own layers.
+
+    layer: whose quantizers it takes; None where no operand depends on the network's inputs: it stays in float.
+    weight: which operand is the weights, None for a matmul.  axis: its dimension of output channels.
+    shape: of the weights.
+    inputs: which of left operand, right operand and what is added depend on the network's inputs.
+    """
+
+    layer: str | None
+    weight: int | None = None
+    axis: int | None = None
+    shape: tuple[int, ...] = ()
+    inputs: tuple[int, ...] = (LEFT, RIGHT)
+
+
+@dataclass(frozen=True)
 class Trace:
     """What one forward pass showed.
 
     layers: in the order of their first call.
     batch_norms: (layer, batch norm) pairs in which nothing else reads the layer's output.
-    matmuls: for each module that multiplies two activations, how many times it does so in one call.
-    unquantized: MACs for one sample of products outside every layer, by module ("" for those seen only in total).
+    sites: for each module with products in its own forward, those of one call in their order.
+    unquantized: MACs for one sample of products outside every layer, by module ("" for those seen only in total); of
+        operators that are not torch's, which may multiply, 0.
     silent: layers that never ran.
     parameters: number of all parameters of the model.
     others: numbers that stay in float beside weights and biases: other parameters, statistics of unpaired norms.
@@ -90,7 +116,7 @@ class Trace:
 
     layers: tuple[Layer, ...]
     batch_norms: tuple[tuple[str, str], ...]
-    matmuls: dict[str, int]
+    sites: dict[str, tuple[Site, ...]]
     unquantized: dict[str, int]
     silent: tuple[str, ...]
     parameters: int
@@ -103,7 +129,8 @@ class Trace:
 def trace(model: nn.Module, inputs: Inputs) -> Trace:
     """Run the model once on the first sample of `inputs`; the model itself is not touched.
 
-    Raises: ValueError if the model has nothing to quantize, or names the layers that never ran.
+    Raises: ValueError if the model has nothing to quantize, names the layers that never ran, or the module that runs
+        fused attention that cannot be opened or that multiplies differently in its calls.
     """
     one = inputs.head(1)
     try:
@@ -112,14 +139,13 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     except Exception:
         # A forward that reads values (`.item()`), or mixes in plain CPU tensors, cannot run on meta. The real
         # pass gives the same answer more slowly, and a model that is truly broken raises its own error here.
-        result = _watch(copy.deepcopy(model), one)
+        result = _watch(copy.deepcopy(model).requires_grad_(False), one)
     if not result.layers and not result.silent:
         raise ValueError("[ribs] the model has no Conv or Linear layer, so there is nothing to quantize")
     if result.silent:
         raise ValueError(
             f"[ribs] these layers never ran in the model's forward: {', '.join(result.silent)}. Remove them from "
-            "the model, or give inputs that reach them (a module that reads another's weights directly, such as "
-            "nn.MultiheadAttention, also leaves its layers silent)"
+            "the model, or give inputs that reach them"
         )
     return result
 
@@ -135,11 +161,12 @@ def _copy_without_data(model: nn.Module) -> nn.Module:
 
 
 def _watch(model: nn.Module, inputs: Inputs) -> Trace:
-    watcher = _Watcher(model)
     flops = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), flops, watcher:
+    watcher = _Watcher(model, flops.get_total_flops)
+    with torch.no_grad(), flops, watcher:
         for tensor in inputs.tensors:
             watcher.see(tensor)
+            watcher.origins[id(tensor)] = None
         output = inputs.call(model)
     watcher.count_uses(output)
     layers = tuple(watcher.layers())
@@ -147,17 +174,13 @@ def _watch(model: nn.Module, inputs: Inputs) -> Trace:
     unseen = flops.get_total_flops() // 2 - counted
     if unseen > 0:
         watcher.unquantized[""] += unseen
-    ran = {layer.name for layer in layers}
-    silent = tuple(
-        name for name, module in model.named_modules() if isinstance(module, LAYER_TYPES) and name not in ran
-    )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Trace(
         layers,
         tuple(watcher.batch_norms()),
-        watcher.matmuls,
+        {name: tuple(sites) for name, sites in watcher.sites.items() if sites},
         dict(watcher.unquantized),
-        silent,
+        tuple(watcher.silent()),
         parameters,
         watcher.others(),
         tuple(watcher.moments),
@@ -167,29 +190,49 @@ def _watch(model: nn.Module, inputs: Inputs) -> Trace:
 
 
 @dataclass
-class _Call:
+class _Layer:
     """Everything seen of one layer over all its calls."""
 
     kind: Literal["conv", "linear", "matmul"]
-    weights: int
+    weights: int = 0
     channels: int = 0
     biased: bool = False
     macs: int = 0
     outputs: list[Tensor] = field(default_factory=list)
 
 
-class _Watcher(TorchFunctionMode):
-    """Follows tensors from module to module through hooks and torch function calls."""
+@dataclass
+class _Frame:
+    """One call of a module that is running.
 
-    def __init__(self, model: nn.Module) -> None:
+    made: what its own weights gave, where it is a layer.  foldable: these are its weights and bias as they are.
+    """
+
+    name: str
+    args: tuple[Any, ...]
+    sites: list[Site] = field(default_factory=list)
+    made: Tensor | None = None
+    foldable: bool = False
+
+
+class _Watcher(TorchFunctionMode):
+    """Follows tensors from module to module through hooks and torch function calls.
+
+    origins: by tensor, the names of the parameters and buffers it is computed from; None if it depends on the inputs.
+    """
+
+    def __init__(self, model: nn.Module, flops: Callable[[], int]) -> None:
         super().__init__()
-        self.stack: list[str] = []
-        self.calls: dict[str, _Call] = {}
+        self.calls: dict[str, _Layer] = {}
         self.norm_inputs: dict[str, list[Tensor]] = {}
-        self.matmuls: dict[str, int] = {}
+        self.sites: dict[str, list[Site]] = {}
         self.unquantized: Counter[str] = Counter()
         self.moments: list[str] = []
         self.sums: list[tuple[str, str]] = []
+        self.origins: dict[int, frozenset[str] | None] = {}
+        self._flops = flops
+        self._stack = [_Frame("", ())]
+        self._stored: set[str] = set()  # parameters that are weights or biases of layers
         self._read: dict[tuple[int, str], Tensor] = {}
         self._born: dict[int, int] = {}  # by memory
         self._last: dict[int, int] = {}
@@ -197,11 +240,19 @@ class _Watcher(TorchFunctionMode):
         self._alive: dict[int, Tensor] = {}  # no id is taken by a later tensor
         self._producers: dict[int, str] = {}
         self._uses: Counter[int] = Counter()
-        self._seen_in_call: list[int] = []
+        self._named: dict[Any, str] = {}  # by what is multiplied by a parameter: the layer
         self._modules = dict(model.named_modules())
+        self._plain = {name for name, module in self._modules.items() if is_plain(module)}
+        self._weights: dict[int, str] = {}  # by weights of layers: the first layer that has them
+        self._given = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+        for tensor in [*model.parameters(), *model.buffers()]:
+            self.see(tensor)
+            self.origins[id(tensor)] = frozenset({self._given[id(tensor)]})
         for name, module in self._modules.items():
+            if isinstance(module, LAYER_TYPES) and (weight := module._parameters.get("weight")) is not None:
+                self._weights.setdefault(id(weight), name)
             module.register_forward_pre_hook(self._enter(name))
-            module.register_forward_hook(self._leave(name), with_kwargs=True)
+            module.register_forward_hook(self._leave(name))
 
     def layers(self) -> list[Layer]:
         folded = {layer for layer, _ in self.batch_norms()}
@@ -217,11 +268,17 @@ class _Watcher(TorchFunctionMode):
             for name, call in self.calls.items()
         ]
 
+    def silent(self) -> list[str]:
+        """The layers that never ran, and whose weights nothing else multiplied by."""
+        layers = [name for name, module in self._modules.items() if isinstance(module, LAYER_TYPES)]
+        return [name for name in layers if name not in self.calls and f"{name}.weight" not in self._stored]
+
     def others(self) -> int:
         """How many numbers stay in float beside the weights and biases of layers, batch norm being folded."""
         gone = {norm for _, norm in self.batch_norms()}
-        mine = {name for name, call in self.calls.items() if call.kind != "matmul"} | gone
+        mine = {name for name in self.calls if isinstance(self._modules.get(name), LAYER_TYPES)} | gone
         counted = {id(p) for name in mine for p in self._modules[name].parameters(recurse=False)}
+        counted |= {tensor for tensor, names in self.origins.items() if names and names <= self._stored}
         left = {id(p): p for module in self._modules.values() for p in module.parameters(recurse=False)}
         statistics = [
             buffer
@@ -256,17 +313,32 @@ class _Watcher(TorchFunctionMode):
         self._alive.update({id(tensor): tensor, id(memory): memory})
         self._born.setdefault(id(memory), len(self.moments) - 1)
 
-    def _follow(self, func: Callable[..., Any], arguments: Any, result: Any) -> None:
-        """When tensors are made and wanted, and whose output they are."""
-        operands = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
+    def _origin(self, tensors: Iterable[Any]) -> frozenset[str] | None:
+        """What a function of these tensors is computed from. A tensor that nothing is known of may be an input."""
+        found: frozenset[str] = frozenset()
+        for tensor in tensors:
+            memory = id(_memory(tensor))
+            origins = (self.origins.get(id(tensor), self.origins.get(memory)), self.origins.get(memory, found))
+            if None in origins:
+                return None
+            found = found.union(*origins)  # type: ignore[arg-type]
+        return found
+
+    def _follow(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """When tensors are made and wanted, whose output they are and what they are computed from."""
+        operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if not results:
+        changed = [args[0]] if _changes_first(func) and args and isinstance(args[0], Tensor) else []
+        if not results and not changed:
             return  # a question for a shape or the like
         for tensor in [*operands, *results]:
             self.see(tensor)
         for tensor in operands:
             memory = id(_memory(tensor))
             self._last[memory] = max(self._last.get(memory, -1), len(self.moments) - 1)
+        origin = self._origin(operands)
+        for tensor in [*results, *changed, *map(_memory, changed)]:
+            self.origins[id(tensor)] = origin
         sources = [self._source[id(tensor)] for tensor in operands if id(tensor) in self._source]
         added = func in SUMS and len(operands) > 1
         if added and len(sources) == 2 and sources[0] != sources[1]:
@@ -296,83 +368,141 @@ class _Watcher(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        frame = self._stack[-1]
+        check_open(func, frame.name)
+        if func in OPENED:
+            with self:
+                return OPENED[func](*args, **kwargs)
+        before = self._flops()
         result = func(*args, **kwargs)
         if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
             self.count_uses((args, kwargs))
-        if not self._inside_layer():
-            self._record_product(func, args, kwargs, result)
-            self._follow(func, (args, kwargs), result)
+        product = find_product(func, args, kwargs)
+        if product is not None:
+            self._record(frame, product, result)
+        elif foreign := foreign_operator(func):
+            self.unquantized[f"{frame.name} ({foreign}, which may multiply)"] += 0
+        elif self._flops() > before:
+            self.unquantized[frame.name] += (self._flops() - before) // 2
+        if frame.name not in self._plain:
+            self._follow(func, args, kwargs, result)
+        if product is not None and frame.sites[-1].weight is not None:
+            self._source[id(result)] = str(frame.sites[-1].layer)
         return result
 
-    def _inside_layer(self) -> bool:
-        return bool(self.stack) and isinstance(self._modules[self.stack[-1]], LAYER_TYPES)
+    def _record(self, frame: _Frame, product: Product, result: Tensor) -> None:
+        """A product runs now: find whose it is."""
+        macs, site = product.macs(result), self._site(frame, product)
+        frame.sites.append(site)
+        if site.layer is None:
+            self.unquantized[frame.name] += macs
+            return
+        left, right, added = product.values
+        if site.weight is None:
+            self.calls.setdefault(site.layer, _Layer("matmul")).macs += macs
+            self._reads(site.layer, (left, right))
+            return
+        weight = product.values[site.weight]
+        assert weight is not None
+        channels = 1 if site.axis is None else weight.shape[site.axis]
+        biased = added is not None and ADDED not in site.inputs
+        kind: Literal["conv", "linear"] = "conv" if "conv" in product.kind else "linear"
+        layer = self.calls.setdefault(site.layer, _Layer(kind, weight.numel(), channels, biased))
+        layer.macs += macs
+        layer.outputs.append(result)
+        self._stored |= self._origin([weight] if added is None or not biased else [weight, added]) or set()
+        module = self._modules.get(site.layer)
+        if site.layer == frame.name:
+            assert module is not None
+            frame.made = result
+            frame.foldable = weight is module._parameters.get("weight") and added is module._parameters.get("bias")
+        # What torch's own layers pad is theirs.
+        first = next(iter(frame.args), None) if frame.name in self._plain else None
+        self._reads(site.layer, [first if isinstance(first, Tensor) else product.values[1 - site.weight]])
 
-    def _record_product(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
-    ) -> None:
-        owner = self.stack[-1] if self.stack else ""
-        if func in MATMULS and not any(isinstance(arg, nn.Parameter) for arg in args[:2]):
-            self._matmul(owner, result.numel() * args[0].shape[-1], args[:2])
-        elif func is F.scaled_dot_product_attention:
-            query, key, value = args[:3] if len(args) >= 3 else (kwargs["query"], kwargs["key"], kwargs["value"])
-            scores = math.prod(query.shape[:-1]) * key.shape[-2]
-            self._matmul(owner, scores * query.shape[-1], (query, key))
-            # Fused attention never shows what its second matmul reads: the probabilities, as many as scores.
-            self._matmul(owner, scores * value.shape[-1], (torch.empty(scores, device="meta"), value))
-        elif func in MATMULS or func is F.linear:
-            self.unquantized[owner] += result.numel() * args[0].shape[-1]
+    def _site(self, frame: _Frame, product: Product) -> Site:
+        left, right, _ = product.values
+        module = self._modules[frame.name]
+        in_layer = isinstance(module, LAYER_TYPES) and frame.made is None  # whose weights are on the right
+        origins = [frozenset() if each is None else self._origin([each]) for each in product.values]
+        inputs = tuple(index for index, origin in enumerate(origins) if origin is None)
+        weight = RIGHT if LEFT in inputs or in_layer else LEFT
+        tensor, names = (right if weight == RIGHT else left), origins[weight]
+        if in_layer and names is not None and tensor.shape == module.weight.shape:
+            layer = frame.name
+            inputs = tuple({LEFT, *inputs})  # whatever it is
+        elif not {LEFT, RIGHT} & set(inputs):
+            return Site(None)
+        elif names is None or len(names) != 1:
+            earlier = sum(site.layer is not None and site.weight is None for site in frame.sites)
+            return Site(f"{frame.name}.matmul{earlier}".lstrip("."), inputs=inputs)
+        else:
+            layer = self._layer_of(frame, product, weight, *names)
+        return Site(layer, weight, product.output_axis(weight), tuple(tensor.shape), inputs)
 
-    def _matmul(self, owner: str, macs: int, operands: Sequence[Any]) -> None:
-        # A module that runs several times per forward does the same products each time: count within one call.
-        index = self._seen_in_call[-1] if self._seen_in_call else 0
-        if self._seen_in_call:
-            self._seen_in_call[-1] += 1
-        self.matmuls[owner] = max(self.matmuls.get(owner, 0), index + 1)
-        name = f"{owner}.matmul{index}" if owner else f"matmul{index}"
-        self.calls.setdefault(name, _Call("matmul", 0)).macs += macs
-        self._reads(name, operands)
+    def _layer_of(self, frame: _Frame, product: Product, operand: int, parameter: str) -> str:
+        """The name of the layer that multiplies by a parameter or by what is made of it alone."""
+        tensor = product.values[operand]
+        assert tensor is not None
+        known = self._weights.get(id(tensor))
+        if known is not None and operand == RIGHT and product.kind in _kinds(self._modules[known]):
+            return known
+        kind = "conv" if "conv" in product.kind else "linear"
+        axis = product.output_axis(operand)
+        if id(_memory(tensor)) in self._given:
+            key: Any = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), axis)
+        else:
+            key = (frame.name, len(frame.sites))
+        earlier = sum(name == parameter and of == kind for name, of, _ in self._named)
+        return self._named.setdefault((parameter, kind, key), f"{parameter}_{kind}{earlier}")
 
     def _enter(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            self.stack.append(name)
-            self._seen_in_call.append(0)
+            self._stack.append(_Frame(name, args))
             if isinstance(module, _BatchNorm) and args:
                 self.norm_inputs.setdefault(name, []).append(args[0])
 
         return hook
 
     def _leave(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            self.stack.pop()
-            self._seen_in_call.pop()
-            if isinstance(module, LAYER_TYPES):
-                kind: Literal["conv", "linear"] = "conv" if isinstance(module, _ConvNd) else "linear"
-                x = next(iter((*args, *kwargs.values())))
-                channels = module.out_channels if isinstance(module, _ConvNd) else module.out_features
-                call = _Call(kind, module.weight.numel(), channels, module.bias is not None)
-                call = self.calls.setdefault(name, call)
-                call.macs += _layer_macs(module, x, output)
-                call.outputs.append(output)
-                self._reads(name, [x])
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            frame = self._stack.pop()
+            if name not in self._plain:
+                self._keep_sites(frame)
+            if frame.made is not None and isinstance(output, Tensor):
                 self.see(output)
                 self._source[id(output)] = name
-                self._producers[id(output)] = name
+                if frame.foldable and output is frame.made:
+                    self._producers[id(output)] = name
+                if name in self._plain:
+                    self.origins[id(output)] = self._origin(
+                        each for each in (*args, *module._parameters.values()) if isinstance(each, Tensor)
+                    )
 
         return hook
+
+    def _keep_sites(self, frame: _Frame) -> None:
+        """A module that runs several times must multiply alike each time, up to where it stops."""
+        known = self.sites.setdefault(frame.name, frame.sites)
+        if any(a != b for a, b in zip(known, frame.sites, strict=False)):
+            raise ValueError(
+                f"[ribs] {frame.name or 'the model'} multiplies other things in one of its calls than in another; give "
+                f"each its own module. It has {known} and {frame.sites}"
+            )
+        self.sites[frame.name] = max(known, frame.sites, key=len)
+
+
+def _changes_first(func: Callable[..., Any]) -> bool:
+    name = getattr(func, "__name__", "")
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE
+
+
+def _kinds(module: nn.Module) -> tuple[str, ...]:
+    """The products whose output channels are those of a layer's own."""
+    return ("transposed conv",) if isinstance(module, _ConvTransposeNd) else ("conv", "linear")
 
 
 def _memory(tensor: Tensor) -> Tensor:
     """The tensor that this one is a view of, or itself."""
     with torch._C.DisableTorchFunction():  # the question is no use of the tensor
         return tensor if tensor._base is None else tensor._base
-
-
-def _layer_macs(module: nn.Module, x: Tensor, output: Tensor) -> int:
-    """MACs of one call of a Conv or Linear on one sample."""
-    if isinstance(module, nn.Linear):
-        return output.numel() * module.in_features
-    assert isinstance(module, _ConvNd)
-    kernel = math.prod(module.kernel_size)
-    if isinstance(module, _ConvTransposeNd):
-        return x.numel() * (module.out_channels // module.groups) * kernel
-    return output.numel() * (module.in_channels // module.groups) * kernel

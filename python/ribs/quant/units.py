@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import nn
 
-from ribs.quant.trace import LAYER_TYPES, Layer
+from ribs.quant.trace import Layer
 
 UnitScheme = Literal["block", "layer"] | Mapping[str, Iterable[str]]
 
@@ -36,11 +36,12 @@ def find_units(model: nn.Module, layers: Iterable[Layer], scheme: UnitScheme = "
         also matches a module that holds layers); layers in no group stay units of their own.
     Raises: ValueError for another scheme, for a pattern that matches nothing and for a layer in two groups.
     """
+    layers = list(layers)
     names = [layer.name for layer in layers]
     if isinstance(scheme, Mapping):
         owner = _owners_by_pattern(names, scheme)
     elif scheme == "block":
-        blocks = find_blocks(model)
+        blocks = find_blocks(model, layers)
         owner = {name: block for block in blocks for name in names if name.startswith(f"{block}.")}
     elif scheme == "layer":
         owner = {}
@@ -58,33 +59,35 @@ def find_units(model: nn.Module, layers: Iterable[Layer], scheme: UnitScheme = "
     )
 
 
-def find_blocks(model: nn.Module) -> list[str]:
+def find_blocks(model: nn.Module, layers: Iterable[Layer]) -> list[str]:
     """Paths of the network's repeated blocks.
 
     A list of blocks is a plain Sequential or ModuleList most of whose layer-holding items hold several layers each; a
     block is an item of such a list that holds no such list itself. This finds BasicBlock and Bottleneck, inverted
     residuals and transformer blocks by their shape, whatever their class is called.
     """
-    lists = {name for name, module in model.named_modules() if _is_list_of_blocks(module)}
+    weighted = [layer.name for layer in layers if layer.weights]
+    lists = {name for name, module in model.named_modules() if _is_list_of_blocks(name, module, weighted)}
     blocks = []
     for name in lists:
-        for child, module in model.get_submodule(name).named_children():
+        for child, _ in model.get_submodule(name).named_children():
             path = f"{name}.{child}" if name else child
             holds_list = any(other == path or other.startswith(f"{path}.") for other in lists)
-            if not holds_list and _count_layers(module) > 1:
+            if not holds_list and _count_layers(path, weighted) > 1:
                 blocks.append(path)
     return blocks
 
 
-def _is_list_of_blocks(module: nn.Module) -> bool:
+def _is_list_of_blocks(name: str, module: nn.Module, layers: list[str]) -> bool:
     if type(module) not in (nn.Sequential, nn.ModuleList):
         return False
-    counts = [count for child in module.children() if (count := _count_layers(child)) > 0]
+    children = [f"{name}.{child}" if name else child for child, _ in module.named_children()]
+    counts = [count for child in children if (count := _count_layers(child, layers)) > 0]
     return 2 * sum(count > 1 for count in counts) > len(counts)
 
 
-def _count_layers(module: nn.Module) -> int:
-    return sum(isinstance(child, LAYER_TYPES) for child in module.modules())
+def _count_layers(module: str, layers: list[str]) -> int:
+    return sum(layer == module or layer.startswith(f"{module}.") for layer in layers)
 
 
 def _owners_by_pattern(names: list[str], scheme: Mapping[str, Iterable[str]]) -> dict[str, str]:

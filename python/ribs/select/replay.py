@@ -10,6 +10,7 @@ that keeps a tensor for a later one), a check finds it, and the unit runs the wh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -88,7 +89,7 @@ class Replay:
             [*readers] = {calls[reader].name for reader in call.readers if reader != NETWORK}
             if len(readers) == 1 and NETWORK not in call.readers and readers[0] in fixed and not call.changed:
                 layer = self._network.model.get_submodule(readers[0])
-                if isinstance(layer, QuantizedLayer) and layer.input_quantizer.bits <= 8:
+                if isinstance(layer, QuantizedLayer) and layer.rounds_what_it_gets and layer.input_quantizer.bits <= 8:
                     call.quantizer, call.size = layer.input_quantizer, call.size / 4
         first = [0] * len(self._network.units)  # of a unit that these samples did not reach: the whole network
         for number in reversed(range(len(calls))):
@@ -155,7 +156,10 @@ class Replay:
     def _watched_forward(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if self._watch is not None:
-                return self._watch.call(name, forward, args, kwargs)
+                number = len(self._watch.calls)
+                output = self._watch.call(name, forward, args, kwargs)
+                self._watch.calls[number].numbers = Counter(self._network.repeats.numbers)
+                return output
             if self._plan is None or self._astray:
                 return forward(*args, **kwargs)
             number = self._next
@@ -165,15 +169,26 @@ class Replay:
             planned = self._plan.calls[number]
             if planned.end <= self._start:
                 self._next = planned.end
+                self._network.repeats.numbers = Counter(planned.numbers)
                 return self._answer(number, planned)
             self._next += 1
             beside = self._side_by_side
             each = beside is not None and name in beside.modules
-            output = beside.run(forward, args, kwargs) if beside and each else forward(*args, **kwargs)
+            output = beside.run(self._again(forward), args, kwargs) if beside and each else forward(*args, **kwargs)
             self._astray |= self._next != planned.end
             if self._storing and number in self._plan.kept and not self._astray:
                 self._recording.outputs[number] = self._stored(output, planned)
             return output
+
+        return call
+
+    def _again(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A forward that may run several times in the place of one: each starts from the same numbers of calls."""
+        before = Counter(self._network.repeats.numbers)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._network.repeats.numbers = Counter(before)
+            return forward(*args, **kwargs)
 
         return call
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class Call:
     changed: the output is changed in place after it was returned, so that a copy must be stored.
     size: bytes of the output for one sample, as it is stored.
     unread: the output with something in the place of its tensors that cannot be read.
+    numbers: how often each layer that runs several times has run when it has ended.
     quantizer: all that reads the output, which is one tensor, at bits that no candidate changes: its codes are stored.
     """
 
@@ -37,6 +39,7 @@ class Call:
     changed: bool = False
     size: float = 0.0
     unread: Any = None
+    numbers: Counter[str] = field(default_factory=Counter)
     quantizer: FakeQuantizer | None = None
 
 

@@ -35,9 +35,10 @@ def scores_of(setting: Setting) -> Scores:
     zero = torch.zeros((), device=setting.network.device, requires_grad=True)
 
     def watch(unit: int) -> Any:
-        def after(layer: QuantizedLayer | QuantizedMatmul, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        def after(layer: QuantizedLayer | QuantizedMatmul, args: tuple[Any, ...], output: Tensor) -> Tensor:
             # What follows may work in place.
-            args, expected = tuple(each.detach().clone() for each in args), output.detach().clone()
+            args = tuple(each.detach().clone() if isinstance(each, Tensor) else each for each in args)
+            expected = output.detach().clone()
 
             def add(gradient: Tensor) -> None:
                 for candidate, bits in enumerate(setting.plan.candidates[unit]):
