@@ -1,10 +1,12 @@
 """Runs from any unit on against whole runs, bit for bit."""
 
+from functools import partial
 from typing import ClassVar
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ribs.quant.inputs import Inputs
@@ -119,6 +121,61 @@ class NoState(nn.Module):
         return self.out(torch.stack(features).mean(0))
 
 
+class Raw(nn.Module):
+    """Products with raw parameters, parts of one, one made anew, a layer's weights and an activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.tall = nn.Parameter(torch.randn(6, 6)), nn.Parameter(torch.randn(12, 6))
+        self.first, self.gate = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        y = self.first(x @ self.table).relu()
+        left, right = self.tall.chunk(2)
+        z = (F.linear(y, left)[:, None] @ (F.linear(y, right)[..., None] @ x[:, None]))[:, 0]
+        return F.linear(z, self.gate.weight, self.gate.bias) + torch.addmm(x, y, self.table / self.table.norm())
+
+
+class Again(nn.Module):
+    """A block with attention that runs three times around another layer, which runs as often."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix, self.out = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x):
+            y = x.unflatten(1, (2, 3))
+            return self.out(F.scaled_dot_product_attention(y, self.mix(x).view_as(y), y).flatten(1)).tanh() + x
+
+    def __init__(self):
+        super().__init__()
+        self.block, self.side, self.head = self.Block(), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        for scale in (1, 3, 9):
+            x = self.side(self.block(x) * scale).relu()
+        return self.head(x)
+
+
+class Blocks(nn.Sequential):
+    """A block that runs twice, as an item of a list of blocks."""
+
+    def __init__(self):
+        again = Again.Block()
+        super().__init__(again, nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6)), again)
+
+
+def encoder():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    return nn.Sequential(nn.TransformerEncoder(layer, 2), nn.Linear(8, 3))
+
+
+def standardised():
+    convolution = timm.layers.ScaledStdConv2d
+    return nn.Sequential(convolution(3, 4, 3), nn.ReLU(), convolution(4, 4, 3, stride=2), nn.Flatten(1))
+
+
 def timm_model(name, **options):
     return timm.create_model(name, num_classes=4, **options)
 
@@ -144,6 +201,13 @@ CASES = {
     "resnet layers": (small_resnet, IMAGE, "layer"),
     "mobilenet layers": (lambda: timm_model("mobilenetv2_050"), (2, 3, 32, 32), "layer"),
     "densenet layers": (lambda: timm_model("densenet121", growth_rate=4, block_config=(2, 2)), IMAGE, "layer"),
+    "raw": (Raw, (4, 6), "layer"),
+    "again": (Again, (4, 6), "layer"),
+    "again, block": (Again, (4, 6), {"block": ["block"], "rest": ["side", "head"]}),
+    "blocks": (Blocks, (4, 6), "block"),
+    "encoder layers": (encoder, (4, 5, 8), "layer"),
+    "encoder blocks": (encoder, (4, 5, 8), "block"),
+    "standardised": (standardised, (4, 3, 9, 9), "layer"),
     "vit layers": (lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2), IMAGE, "layer"),
 }
 # Of these every unit runs the whole network, or those named.
@@ -240,6 +304,28 @@ def test_a_changed_reference_is_stored_again_from_the_change_on(case):
             output = replay.run(plan, updated, plan.starts[-1], inputs)
             assert_equal(output, network.model(x), changed.name)
             network.configure({unit.name: (8, 8) for unit in network.units})
+
+
+BESIDE = ["raw", "again", "again, block", "blocks", "encoder blocks", "standardised", "vit layers"]
+
+
+@pytest.mark.parametrize("case", BESIDE)
+@torch.no_grad()
+def test_settings_side_by_side_give_what_each_gives_alone(case):
+    build, _, scheme = CASES[case]
+    x, other = samples_of(case)
+    network = network_of(build, torch.cat([x, other]), scheme)
+    inputs = Inputs((x,), {})
+    with Replay(network) as replay:
+        plan = replay.plan(Inputs((other[:2],), {}), Inputs((x[:2],), {}))
+        recording = Recording()
+        replay.record(plan, recording, inputs)
+        for index, (unit, start) in enumerate(zip(network.units, plan.starts, strict=True)):
+            settings = [partial(network.set_bits, unit, (bits, bits)) for bits in (3, 32, 8)]
+            beside = replay.run_side_by_side(plan, recording, start, inputs, index, settings)
+            for setting, output in zip(settings, beside, strict=True):
+                setting()
+                assert_equal(replay.run(plan, recording, start, inputs), output, unit.name)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from ribs.quant.inputs import Inputs
 from ribs.quant.network import calibrate, prepare
@@ -46,6 +47,37 @@ def test_losses_do_not_depend_on_what_is_kept(cache_mib):
         found = sensitivity.measure(choices, shard)
         np.testing.assert_array_equal(found, expected(prepared, shards[shard], choices))
         np.testing.assert_array_equal(sensitivity.measure([choices[3]], shard), found[3:4])
+
+
+def test_units_that_are_given_tokens_first_run_one_by_one():
+    """After a unit that may run side by side, the layers of nn.MultiheadAttention may not: [tokens, samples, ...]."""
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.attention = nn.Linear(8, 6), nn.MultiheadAttention(6, 2, batch_first=True)
+
+        def forward(self, x):
+            x = self.first(x.flatten(1, 2))
+            return self.attention(x, x, x)[0].mean(1)
+
+    torch.manual_seed(0)
+    model = Tokens().eval()
+    shards = [Inputs((x,), {}) for x in loader()]
+    prepared = prepare(model, shards[0], "layer")
+    calibrate(prepared, shards, (2, 4, 8))
+    candidates = [[(b, b) for b in (2, 4, 8)]] * len(prepared.units)
+    sensitivity = Sensitivity(prepared, shards, candidates, kl_divergence)
+    reference = (2,) * len(prepared.units)
+    choices = [reference, *((*reference[:i], k, *reference[i + 1 :]) for i in range(len(reference)) for k in range(2))]
+    found = sensitivity.measure(choices, 0)
+    with torch.no_grad():
+        prepared.configure({unit.name: (32, 32) for unit in prepared.units})
+        target = shards[0].call(prepared.model)
+        for losses, choice in zip(found, choices, strict=True):
+            prepared.configure({unit.name: candidates[0][k] for unit, k in zip(prepared.units, choice, strict=True)})
+            one = kl_divergence(target, shards[0].call(prepared.model)).numpy()
+            np.testing.assert_array_equal(losses, one)
 
 
 @pytest.mark.parametrize("cache_mib", [1024, 0.002])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FunctionType
@@ -18,6 +19,7 @@ Kind = Literal["conv", "transposed conv", "linear", "matmul", "einsum"]
 LEFT, RIGHT, ADDED = range(3)  # of a product: its operands, and what is added to it
 PLAIN_LAYERS = (nn.Linear, NonDynamicallyQuantizableLinear, nn.Conv1d, nn.Conv2d)
 FUSED = ("attn", "attention", "fmha", "_transformer_encoder_layer_fwd")
+FUSED_MODULES = ("torch.nn.attention.flex_attention", "torch.nn.attention.varlen", "flash_attn", "xformers")
 OPEN_NAMESPACES = ("aten", "prim", "prims", "ribs", "inductor", "onednn", "mkldnn", "quantized_decomposed")
 
 # Where a function takes its operands and what it adds: position and name of each.
@@ -139,11 +141,26 @@ def check_open(func: Callable[..., Any], place: str) -> None:
     """Raise a ValueError that names the place of fused attention, whose products cannot be seen."""
     name = _operator_name(func)
     if any(part in name for part in FUSED):
-        raise ValueError(
-            f"[ribs] {place or 'the model'} runs {name}, fused attention whose products cannot come under quantizers; "
-            'open it: attn_implementation="sdpa" or "eager" in transformers, timm.layers.set_fused_attn(False) in '
-            "timm, or F.scaled_dot_product_attention in its place"
-        )
+        raise _fused(name, place)
+
+
+def check_not_fused(error: Exception, model: nn.Module) -> None:
+    """Raise the same for what fails inside of fused attention, which may be no operator that is seen."""
+    places = {id(module): name for name, module in model.named_modules()}
+    place = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        place = places.get(id(frame.f_locals.get("self")), place)
+        package = str(frame.f_globals.get("__name__", ""))
+        if package.startswith(FUSED_MODULES):
+            raise _fused(package, place) from error
+
+
+def _fused(name: str, place: str) -> ValueError:
+    return ValueError(
+        f"[ribs] {place or 'the model'} runs {name}, fused attention whose products cannot come under quantizers; "
+        'open it: attn_implementation="sdpa" or "eager" in transformers, timm.layers.set_fused_attn(False) in '
+        "timm, or F.scaled_dot_product_attention in its place"
+    )
 
 
 def foreign_operator(func: Callable[..., Any]) -> str | None:

@@ -27,6 +27,7 @@ from ribs.quant.products import (
     OPENED,
     RIGHT,
     Product,
+    check_not_fused,
     check_open,
     find_product,
     foreign_operator,
@@ -133,10 +134,13 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
         fused attention that cannot be opened or that multiplies differently in its calls.
     """
     one = inputs.head(1)
+    shadow = model
     try:
         shadow = _copy_without_data(model)
         result = _watch(shadow, one.to("meta"))
-    except Exception:
+    except Exception as error:
+        # A kernel of another library fails on meta, but would run unseen on real data.
+        check_not_fused(error, shadow)
         # A forward that reads values (`.item()`), or mixes in plain CPU tensors, cannot run on meta. The real
         # pass gives the same answer more slowly, and a model that is truly broken raises its own error here.
         result = _watch(copy.deepcopy(model).requires_grad_(False), one)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,8 +84,8 @@ class Sensitivity:
         self._limit = cache_mib * MIB
         self._most = max(map(len, candidates)) - 1  # candidates of a unit beside the reference's
         self._beside: set[int] = set()
-        self._one_by_one = False  # what runs side by side was found to differ from single passes
-        self._checked_from = sys.maxsize  # calls from here on were found to be the same
+        # Whether what runs side by side was found to be the same as single passes, by unit and size of a shard.
+        self._same_beside: dict[tuple[int, int], bool] = {}
         self._replay = Replay(network)
         self._plan: Plan | None = None
         self._slots: list[_Slot] = []
@@ -190,21 +189,23 @@ class Sensitivity:
             self._switch(choice, reference)
             return output
 
-        if len(job) > 1 and not self._one_by_one:
-            [unit] = _changed(reference, job[0])
+        unit = _changed(reference, job[0])[0] if len(job) > 1 else -1
+        known = self._same_beside.get((unit, inputs.samples))
+        if len(job) > 1 and known is not False:
             settings = [partial(self._switch, reference, choice) for choice in job]
             try:
                 joint = replay.run_side_by_side(self._made, recording, start, inputs, unit, settings)
             except RuntimeError:  # of shapes that do not fit; if it was another, a single pass raises it again
                 joint = []
             self._switch(job[-1], reference)
-            ends = (0, -1) if joint and start < self._checked_from else ()
-            # Not so where an operator rounds differently for larger batches, or samples affect one another.
-            if joint and all(same(alone(job[end]), joint[end]) for end in ends):
-                self._checked_from = min(self._checked_from, start)
+            ends = () if known else (0, -1)
+            # Not so where an operator rounds differently for larger batches, samples affect one another, or the unit is
+            # given them along another dimension, as the layers of nn.MultiheadAttention are.
+            known = bool(joint) and all(same(alone(job[end]), joint[end]) for end in ends)
+            self._same_beside[unit, inputs.samples] = known
+            if known:
                 yield from joint
                 return
-            self._one_by_one = True
         for choice in job:
             yield alone(choice)
 
