@@ -50,16 +50,16 @@ def test_losses_do_not_depend_on_what_is_kept(cache_mib):
 
 
 def test_units_that_are_given_tokens_first_run_one_by_one():
-    """After a unit that may run side by side, the layers of nn.MultiheadAttention may not: [tokens, samples, ...]."""
+    """After a unit that may run side by side comes one that may not: its input is [tokens, samples, features]."""
 
     class Tokens(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.attention = nn.Linear(8, 6), nn.MultiheadAttention(6, 2, batch_first=True)
+            self.first, self.second, self.last = nn.Linear(8, 6), nn.Linear(6, 6), nn.Linear(6, 5)
 
         def forward(self, x):
-            x = self.first(x.flatten(1, 2))
-            return self.attention(x, x, x)[0].mean(1)
+            x = self.first(x.flatten(1, 2)).relu()
+            return self.last(self.second(x.transpose(0, 1)).relu().mean(0))
 
     torch.manual_seed(0)
     model = Tokens().eval()
