@@ -263,8 +263,8 @@ def test_each_call_of_a_layer_has_a_quantizer_of_its_own():
     assert isinstance(matmul, QuantizedMatmul)
     assert (len(side.activation_quantizers), len(matmul.activation_quantizers)) == (3, 6)
     assert len({float(each.step[0]) for each in side.activation_quantizers}) == 3
-    [macs] = [layer.macs for layer in network.trace.layers if layer.name == "side"]
-    assert macs == 3 * 5 * 8 * 4
+    [layer] = [layer for layer in network.trace.layers if layer.name == "side"]
+    assert (layer.calls, layer.macs) == (3, 3 * 5 * 8 * 4)
 
 
 def test_a_layer_that_runs_more_often_than_traced_is_an_error():

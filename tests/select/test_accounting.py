@@ -80,7 +80,7 @@ class Small(nn.Module):
     def forward(self, x):
         y = self.own(torch.relu(self.norm(self.conv(x)))).flatten(2)
         z = self.linear(y)
-        return (z @ z.transpose(1, 2)) @ z @ self.free
+        return torch.tensordot((z @ z.transpose(1, 2)) @ z, self.free, 1)
 
 
 def test_by_hand():

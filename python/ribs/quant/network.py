@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -150,14 +149,13 @@ def prepare(model: nn.Module, inputs: Inputs, units: UnitScheme = "block") -> Qu
 def _with_quantizers(network: nn.Module, seen: Trace) -> tuple[nn.Module, Repeats]:
     """The network with its quantized layers and matmuls in place, and what numbers their calls."""
     sites = {site.layer: site for each in seen.sites.values() for site in each if site.layer is not None}
-    calls = Counter(seen.moments)
     modules = dict(network.named_modules())
     for layer in seen.layers:
         if layer.name not in modules:
             parent, _, child = layer.name.rpartition(".")
-            made: nn.Module = QuantizedMatmul(calls[layer.name])
+            made: nn.Module = QuantizedMatmul(layer.calls)
             if layer.kind != "matmul":
-                made = QuantizedLayer(None, sites[layer.name], calls[layer.name])
+                made = QuantizedLayer(None, sites[layer.name], layer.calls)
             if isinstance(modules[parent], (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
                 raise ValueError(
                     f"[ribs] {parent or 'the model'} is a {type(modules[parent]).__name__} that multiplies by itself, "
@@ -166,11 +164,11 @@ def _with_quantizers(network: nn.Module, seen: Trace) -> tuple[nn.Module, Repeat
             modules[parent].add_module(child, made)
     for layer in seen.layers:
         if layer.name in modules:
-            made = QuantizedLayer(modules[layer.name], sites.get(layer.name), calls[layer.name])
+            made = QuantizedLayer(modules[layer.name], sites.get(layer.name), layer.calls)
             network = _replace(network, layer.name, made)
     redirect(network, seen.sites)
     repeats = Repeats()
-    repeats.attach(network, calls)
+    repeats.attach(network, {layer.name: layer.calls for layer in seen.layers})
     return network, repeats
 
 

@@ -119,7 +119,7 @@ def find_product(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str
 
 
 def _labels(equation: str, *dims: int) -> tuple[str, str, str]:
-    """The labels of two operands and of the result, with digits for what "..." stands for."""
+    """The labels of two operands and of the result, with labels of its own for each dimension that "..." stands for."""
     inputs, arrow, output = equation.replace(" ", "").partition("->")
     operands = inputs.split(",")
     widths = [count - len(labels.replace("...", "")) for labels, count in zip(operands, dims, strict=True)]

@@ -52,6 +52,7 @@ class Layer:
     weights: number of weights, 0 for a matmul.
     channels: output channels, each with a step of its own for its weights; 0 for a matmul.
     biases: number of biases once batch norm is folded, 0 for a matmul.
+    calls: how often it runs in one pass; each call's operands have quantizers of their own.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Layer:
     weights: int
     channels: int
     biases: int
+    calls: int = 1
 
 
 @dataclass(frozen=True)
@@ -259,7 +261,7 @@ class _Watcher(TorchFunctionMode):
             module.register_forward_hook(self._leave(name))
 
     def layers(self) -> list[Layer]:
-        folded = {layer for layer, _ in self.batch_norms()}
+        folded, calls = {layer for layer, _ in self.batch_norms()}, Counter(self.moments)
         return [
             Layer(
                 name,
@@ -268,6 +270,7 @@ class _Watcher(TorchFunctionMode):
                 call.weights,
                 call.channels,
                 call.channels if call.biased or name in folded else 0,
+                calls[name],
             )
             for name, call in self.calls.items()
         ]

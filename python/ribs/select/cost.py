@@ -201,7 +201,7 @@ def _stored_beside(layer: Layer, bits: Bits) -> int:
     steps = layer.channels * STEP_BITS if weight_bits != FLOAT_BITS else 0
     operands = 2 if layer.kind == "matmul" else 1
     if activation_bits != FLOAT_BITS:
-        steps += operands * (STEP_BITS + ZERO_POINT_BITS)
+        steps += operands * layer.calls * (STEP_BITS + ZERO_POINT_BITS)
     return layer.biases * FLOAT_BITS + steps
 
 

@@ -36,13 +36,13 @@ def traces(setting: Setting, probes: int = PROBES) -> dict[str, float]:
     """The trace of the Hessian of the mean task loss in the float weights of each layer, estimated.
 
     The mean of v^T H v over random signs v, drawn anew for each batch and probe.
-    Raises: ValueError for weights that are no layer's parameter as it is: a part of one, or made from one.
+    Raises: ValueError for weights that are no Conv's or Linear's parameter as it is.
     """
     setting.in_float()
     generator = setting.generator()
     for _, name, layer in setting.layers():
         if isinstance(layer, QuantizedLayer) and not layer.has_own_weight:
-            raise ValueError(f"[hawq] the weights of {name!r} are made anew in each pass; choose another method")
+            raise ValueError(f"[hawq] the weights of {name!r} are no Conv's or Linear's own; choose another method")
     weights = {
         name: layer.weight.detach().clone().requires_grad_()
         for _, name, layer in setting.layers()
