@@ -136,7 +136,7 @@ def prepare(model: nn.Module, inputs: Inputs, units: UnitScheme = "block") -> Qu
         places = ", ".join(name or "outside of any module" for name in seen.unquantized)
         warnings.warn(
             f"[ribs] {sum(seen.unquantized.values()):,} MACs stay in float and are counted at 32 x 32 bits: products "
-            f"that no Conv, Linear or matmul of two activations does, in {places}",
+            f"that ribs has no quantizers for, in {places}",
             stacklevel=3,
         )
     network.eval()
