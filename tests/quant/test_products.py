@@ -207,7 +207,7 @@ class Grids(TorchDispatchMode):
 
 def check(model, inputs, tolerance=1e-6):
     """The three checks, each against torch itself."""
-    network = prepare(model, inputs, "layer")
+    network = prepare(model, inputs, "layer", "mse")
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         torch.testing.assert_close(inputs.call(network.model), inputs.call(model), rtol=tolerance, atol=tolerance)
         counter = FlopCounterMode(display=False)

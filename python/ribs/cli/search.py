@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
             loader,
             budget,
             units=arguments.units,
+            recipe=arguments.recipe,
             algorithm=arguments.algorithm,
             update_size=arguments.update_size,
             iterations=arguments.iterations,
@@ -79,6 +80,7 @@ def as_json(result: ribs.Result) -> dict[str, object]:
     """The result without its model, for other programs."""
     return {
         "bits": result.bits,
+        "recipe": result.recipe,
         "loss": result.loss,
         "standard_error": result.standard_error,
         "loss_as_searched": result.loss_as_searched,

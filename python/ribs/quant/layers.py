@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ribs.quant.integer import IntegerProduct
 from ribs.quant.products import LEFT, OPENED, RIGHT, Product, find_product, is_plain
-from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer
+from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer
 from ribs.quant.trace import Site
 from ribs.quant.weights import KeptWeights
 
@@ -96,8 +96,8 @@ class QuantizedLayer(nn.Module):
 
     @property
     def rounds_what_it_gets(self) -> bool:
-        """Whether one quantizer rounds the tensor that it is called with: a forward of its own may change it first."""
-        return (self.plain or self.layer is None) and not self.later
+        """Whether one step rounds the tensor that it is called with: a forward of its own may change it first."""
+        return (self.plain or self.layer is None) and not self.later and self.input_quantizer.is_per_tensor
 
     def quantized_weight(self, weight: Tensor | None = None) -> Tensor:
         """weight: in the place of the layer's own."""
@@ -161,20 +161,27 @@ def _run(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
 
 
 class QuantizedMatmul(nn.Module):
-    """A product of two activations, such as q k^T, with both operands fake-quantized per tensor.
+    """A product of two activations, such as q k^T, with both operands fake-quantized.
 
     calls: how often it runs in one pass of the network; each call's operands have quantizers of their own.
     """
 
     def __init__(self, calls: int = 1) -> None:
         super().__init__()
-        self.left_quantizer = FakeQuantizer(symmetric=False)
-        self.right_quantizer = FakeQuantizer(symmetric=False)
+        self.left_quantizer: Quantizer = FakeQuantizer(symmetric=False)
+        self.right_quantizer: Quantizer = FakeQuantizer(symmetric=False)
         self.later = nn.ModuleList(FakeQuantizer(symmetric=False) for _ in range(2 * (calls - 1)))
 
     @property
-    def activation_quantizers(self) -> tuple[FakeQuantizer, ...]:
+    def activation_quantizers(self) -> tuple[Quantizer, ...]:
         return (self.left_quantizer, self.right_quantizer, *self.later)
+
+    def set_quantizer(self, call: int, operand: int, quantizer: Quantizer) -> None:
+        """Put a quantizer in the place of that of the left or right operand of one call."""
+        if call == 0:
+            setattr(self, ("left_quantizer", "right_quantizer")[operand], quantizer)
+        else:
+            self.later[2 * (call - 1) + operand] = quantizer
 
     def set_bits(self, weight_bits: int, activation_bits: int) -> None:
         """Both operands are activations, so the weight bits do not matter here."""

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from ribs.quant.flow import Flow, changes_first, memory_of
 from ribs.quant.inputs import Inputs
 from ribs.quant.products import (
     ADDED,
@@ -38,7 +39,6 @@ LAYER_TYPES = (_ConvNd, nn.Linear)
 SUMS: frozenset[Callable[..., Any]] = frozenset(
     {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 )
-IN_PLACE = ("__iadd__", "__isub__", "__imul__", "__itruediv__")
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,8 @@ class Trace:
     reads: the tensors that layers read, each once for each layer that reads it.
     sums: the layers whose outputs were added, two sides a sum. What is computed from one output alone counts as it;
         a sum is no layer's output.
+    norms: by layer norm, the linears that read its output, where nothing else does.
+    shares: (matmul, number of its call, operand) of each operand that is the output of a softmax.
     """
 
     layers: tuple[Layer, ...]
@@ -127,6 +129,8 @@ class Trace:
     moments: tuple[str, ...]
     reads: tuple[Read, ...]
     sums: tuple[tuple[str, str], ...]
+    norms: dict[str, tuple[str, ...]]
+    shares: frozenset[tuple[str, int, int]]
 
 
 def trace(model: nn.Module, inputs: Inputs) -> Trace:
@@ -175,6 +179,7 @@ def _watch(model: nn.Module, inputs: Inputs) -> Trace:
             watcher.origins[id(tensor)] = None
         output = inputs.call(model)
     watcher.count_uses(output)
+    watcher.flow.returned(output)
     layers = tuple(watcher.layers())
     counted = sum(layer.macs for layer in layers) + sum(watcher.unquantized.values())
     unseen = flops.get_total_flops() // 2 - counted
@@ -192,6 +197,8 @@ def _watch(model: nn.Module, inputs: Inputs) -> Trace:
         tuple(watcher.moments),
         tuple(watcher.reads()),
         tuple(watcher.sums),
+        watcher.flow.absorbed(layer.name for layer in layers if layer.calls == 1),
+        frozenset(watcher.flow.shares),
     )
 
 
@@ -236,6 +243,7 @@ class _Watcher(TorchFunctionMode):
         self.moments: list[str] = []
         self.sums: list[tuple[str, str]] = []
         self.origins: dict[int, frozenset[str] | None] = {}
+        self.flow = Flow()
         self._flops = flops
         self._stack = [_Frame("", ())]
         self._stored: set[str] = set()  # parameters that are weights or biases of layers
@@ -301,7 +309,7 @@ class _Watcher(TorchFunctionMode):
         numbers: dict[int, int] = {}
         found = []
         for (tensor, layer), value in self._read.items():
-            memory = id(_memory(value))
+            memory = id(memory_of(value))
             number = numbers.setdefault(tensor, len(numbers))
             found.append(Read(number, layer, value.numel(), self._born[memory], self._last[memory]))
         return found
@@ -311,12 +319,12 @@ class _Watcher(TorchFunctionMode):
         for operand in operands:
             self.see(operand)
             self._read.setdefault((id(operand), name), operand)
-            self._last[id(_memory(operand))] = len(self.moments)
+            self._last[id(memory_of(operand))] = len(self.moments)
         self.moments.append(name)
 
     def see(self, tensor: Tensor) -> None:
         """What is met for the first time was made by the last layer that ran, or before any."""
-        memory = _memory(tensor)
+        memory = memory_of(tensor)
         self._alive.update({id(tensor): tensor, id(memory): memory})
         self._born.setdefault(id(memory), len(self.moments) - 1)
 
@@ -324,7 +332,7 @@ class _Watcher(TorchFunctionMode):
         """What a function of these tensors is computed from. A tensor that nothing is known of may be an input."""
         found: frozenset[str] = frozenset()
         for tensor in tensors:
-            memory = id(_memory(tensor))
+            memory = id(memory_of(tensor))
             origins = (self.origins.get(id(tensor), self.origins.get(memory)), self.origins.get(memory, found))
             if None in origins:
                 return None
@@ -335,16 +343,16 @@ class _Watcher(TorchFunctionMode):
         """When tensors are made and wanted, whose output they are and what they are computed from."""
         operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        changed = [args[0]] if _changes_first(func) and args and isinstance(args[0], Tensor) else []
+        changed = [args[0]] if changes_first(func) and args and isinstance(args[0], Tensor) else []
         if not results and not changed:
             return  # a question for a shape or the like
         for tensor in [*operands, *results]:
             self.see(tensor)
         for tensor in operands:
-            memory = id(_memory(tensor))
+            memory = id(memory_of(tensor))
             self._last[memory] = max(self._last.get(memory, -1), len(self.moments) - 1)
         origin = self._origin(operands)
-        for tensor in [*results, *changed, *map(_memory, changed)]:
+        for tensor in [*results, *changed, *map(memory_of, changed)]:
             self.origins[id(tensor)] = origin
         sources = [self._source[id(tensor)] for tensor in operands if id(tensor) in self._source]
         added = func in SUMS and len(operands) > 1
@@ -393,6 +401,8 @@ class _Watcher(TorchFunctionMode):
             self.unquantized[frame.name] += (self._flops() - before) // 2
         if frame.name not in self._plain:
             self._follow(func, args, kwargs, result)
+        if product is None:
+            self.flow.follow(func, args, kwargs, result)
         if product is not None and frame.sites[-1].weight is not None:
             self._source[id(result)] = str(frame.sites[-1].layer)
         return result
@@ -401,6 +411,9 @@ class _Watcher(TorchFunctionMode):
         """A product runs now: find whose it is."""
         macs, site = product.macs(result), self._site(frame, product)
         frame.sites.append(site)
+        operands = {place: product.values[place] for place in site.inputs}
+        call = self.moments.count(site.layer) if site.layer is not None else 0
+        self.flow.multiply(site.layer, call, operands, linear=product.kind == "linear" and frame.name in self._plain)
         if site.layer is None:
             self.unquantized[frame.name] += macs
             return
@@ -456,7 +469,7 @@ class _Watcher(TorchFunctionMode):
             return known
         kind = "conv" if "conv" in product.kind else "linear"
         axis = product.output_axis(operand)
-        if id(_memory(tensor)) in self._given:
+        if id(memory_of(tensor)) in self._given:
             key: Any = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), axis)
         else:
             key = (frame.name, len(frame.sites))
@@ -474,6 +487,7 @@ class _Watcher(TorchFunctionMode):
     def _leave(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             frame = self._stack.pop()
+            self.flow.leave(name, module, output)
             if name not in self._plain:
                 self._keep_sites(frame)
             if frame.made is not None and isinstance(output, Tensor):
@@ -499,17 +513,6 @@ class _Watcher(TorchFunctionMode):
         self.sites[frame.name] = max(known, frame.sites, key=len)
 
 
-def _changes_first(func: Callable[..., Any]) -> bool:
-    name = getattr(func, "__name__", "")
-    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE
-
-
 def _kinds(module: nn.Module) -> tuple[str, ...]:
     """The products whose output channels are those of a layer's own."""
     return ("transposed conv",) if isinstance(module, _ConvTransposeNd) else ("conv", "linear")
-
-
-def _memory(tensor: Tensor) -> Tensor:
-    """The tensor that this one is a view of, or itself."""
-    with torch._C.DisableTorchFunction():  # the question is no use of the tensor
-        return tensor if tensor._base is None else tensor._base

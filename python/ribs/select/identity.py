@@ -24,11 +24,13 @@ def identity(
     plan: Plan,
     loss: TaskLoss,
     *,
-    pool_batches: bool,
-    execution: str,
+    recipe: str,
     seed: int,
 ) -> dict[str, str]:
-    """{field: value} of everything that a loss depends on but the configuration and the shard, and the seed."""
+    """{field: value} of everything that a loss depends on but the configuration and the shard, and the seed.
+
+    recipe: how the network is quantized and run, in words.
+    """
     device = next(model.parameters()).device.type
     return {
         "model": _of_model(model),
@@ -37,7 +39,7 @@ def identity(
         "units": "; ".join(f"{unit.name}: {', '.join(unit.layers)}" for unit in plan.table.groups),
         "candidates": "; ".join(" ".join(f"{w}/{a}" for w, a in options) for options in plan.candidates),
         "loss": f"{getattr(loss, '__module__', '')}.{getattr(loss, '__qualname__', type(loss).__qualname__)}",
-        "recipe": f"steps {'of all batches together' if pool_batches else 'of each batch, averaged'}; {execution}",
+        "recipe": recipe,
         "seed": str(seed),
         "device": device,
         "versions": f"ribs {ribs.__version__}, torch {torch.__version__}",

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from ribs.quant.inputs import Inputs
 from ribs.quant.network import Bits, QuantizedNetwork
-from ribs.quant.quantizer import FLOAT_BITS
 from ribs.select.loss import TaskLoss
 from ribs.select.ranks import Ranks
 from ribs.select.replay import Recording, Replay, same
@@ -93,7 +92,7 @@ class Sensitivity:
     @torch.no_grad()
     def _run_float(self) -> list[Any]:
         """The float network's outputs; a candidate of 32 bits everywhere has a loss of exactly 0."""
-        self._set_float()
+        self._network.set_float()
         outputs = []
         for shard, samples in enumerate(self.samples):
             output = self._inputs(shard).call(self._network.model)
@@ -140,10 +139,9 @@ class Sensitivity:
         return np.concatenate([self.measure([choice], shard)[0] for shard in range(len(self.samples))])
 
     @torch.no_grad()
-    def again(self, choice: Choice) -> Losses:
-        """[samples] losses of one configuration, measured by passes of the whole network and not kept."""
-        self._network.configure(self._configuration(choice))
-        outputs = [self._inputs(shard).call(self._network.model) for shard in range(len(self.samples))]
+    def losses_of(self, network: QuantizedNetwork) -> Losses:
+        """[samples] losses of a network at its present bits, measured by passes of all of it and not kept."""
+        outputs = [self._inputs(shard).call(network.model) for shard in range(len(self.samples))]
         self.forward_equivalents += 1
         pairs = zip(self._float_outputs, outputs, strict=True)
         return np.concatenate([self._loss(target, output).double().cpu().numpy() for target, output in pairs])
@@ -296,9 +294,6 @@ class Sensitivity:
     def _configuration(self, choice: Choice) -> dict[str, Bits]:
         units = zip(self._network.units, self._candidates, choice, strict=True)
         return {unit.name: options[index] for unit, options, index in units}
-
-    def _set_float(self) -> None:
-        self._network.configure(dict.fromkeys((unit.name for unit in self._network.units), (FLOAT_BITS, FLOAT_BITS)))
 
     def _inputs(self, shard: int) -> Inputs:
         return self._shards[shard].to(self._network.device)
