@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
         methods=arguments.methods.split(","),
         seeds=range(arguments.seeds),
         units=arguments.units,
+        skip=arguments.skip,
         update_size=arguments.update_size,
         iterations=arguments.iterations,
         calibration_samples=arguments.samples,

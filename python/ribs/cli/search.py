@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
             loader,
             budget,
             units=arguments.units,
+            skip=arguments.skip,
             algorithm=arguments.algorithm,
             update_size=arguments.update_size,
             iterations=arguments.iterations,

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from ribs.quant.copies import unwrap
 from ribs.quant.inputs import collect
 from ribs.quant.network import Bits, QuantizedNetwork, calibrate, prepare
 from ribs.quant.units import UnitScheme
@@ -45,6 +46,7 @@ def search(
     bits: Iterable[int] = range(2, 9),
     activation_bits: ActivationBits = None,
     units: UnitScheme = "layer",
+    skip: Iterable[str] = (),
     algorithm: Name = "adaptive",
     update_size: int | None = None,
     iterations: int | None = None,
@@ -65,7 +67,8 @@ def search(
 ) -> Result:
     """Choose the bits of every unit of a trained network that lose the least within a budget.
 
-    model: float32, in eval mode; it is never changed.
+    model: float32, in eval mode; it is never changed. Of one that `torch.compile`, `DataParallel` or
+        `DistributedDataParallel` wraps, the model within.
     loader: yields batches of inputs, no labels needed: tensors, tuples led by the input, or dicts of tensors. It is
         read once.
     budget: of bit operations, size, average bits, activation memory and costs of your own, those given.
@@ -73,6 +76,8 @@ def search(
     activation_bits: an int fixes those of all activations; with several, every pair of weight and activation bits is
         a candidate.
     units: "layer", "block", or a dict of layer patterns by unit name.
+    skip: names or `fnmatch` patterns of modules (with all that lies in them) and layers that stay in float, as they
+        are. They are no units, and what they multiply and weigh counts at 32 bits.
     algorithm: "adaptive", or "paper" for Algorithm 1 of RIBS as it is written. docs/search.md compares them.
     update_size: of "paper", the units changed in each iteration after the first, which changes all (its M), by default
         half; of "adaptive", the most units that the first program may change, by default all.
@@ -113,6 +118,7 @@ def search(
         disk is full, after which the same call goes on. The model stays as it is whatever happens.
     """
     started = time.perf_counter()
+    model = unwrap(model)
     way = Algorithm(algorithm, iterations, update_size)
     _check(max_seconds=max_seconds, cache_mib=cache_mib)
     _check_name("profile", profile, get_args(Profile))
@@ -122,6 +128,7 @@ def search(
         loader,
         [budget],
         units=units,
+        skip=skip,
         calibration_samples=calibration_samples,
         bits=bits,
         activation_bits=activation_bits,
@@ -270,6 +277,7 @@ def quantize(
     bits: AnyBits,
     *,
     units: UnitScheme = "layer",
+    skip: Iterable[str] = (),
     calibration_samples: int = 1024,
     pool_batches: bool = False,
     loss: TaskLoss = kl_divergence,
@@ -281,8 +289,9 @@ def quantize(
     The other arguments, and what is raised, are as for `ribs.search`.
     """
     started = time.perf_counter()
+    model = unwrap(model)
     batches = collect(model, loader, calibration_samples)
-    network = prepare(model, batches[0], units)
+    network = prepare(model, batches[0], units, skip)
     table = CostTable.of(network.trace, network.units)
     configuration = table.configuration(bits)
     with Bars(progress) as bars:

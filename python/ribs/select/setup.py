@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ribs.quant.copies import unwrap
 from ribs.quant.inputs import Inputs, collect
 from ribs.quant.network import QuantizedNetwork, prepare
 from ribs.quant.units import UnitScheme
@@ -35,6 +36,7 @@ def set_up(
     budgets: Sequence[Budget],
     *,
     units: UnitScheme,
+    skip: Iterable[str],
     calibration_samples: int,
     bits: Iterable[int],
     activation_bits: ActivationBits,
@@ -44,6 +46,7 @@ def set_up(
     target: str | None,
 ) -> Setup:
     """Read the loader, and say what each unit may take within each budget. Arguments and errors: `ribs.search`."""
+    model = unwrap(model)
     choices = bit_choices(bits)
     activation_bits = activation_choices(activation_bits)
     # What can be read only once is read here, for all budgets.
@@ -52,7 +55,7 @@ def set_up(
     if ties is not None and not isinstance(ties, str):
         ties = [group if isinstance(group, str) else list(group) for group in ties]
     batches = collect(model, loader, calibration_samples)
-    network = prepare(model, batches[0], units)
+    network = prepare(model, batches[0], units, skip)
     table = CostTable.of(network.trace, network.units)
     plans = tuple(
         make_plan(table, budget, choices, activation_bits, pins, allowed=allowed, ties=ties, target=target)
