@@ -8,10 +8,10 @@ in a quarter of an hour.
 import argparse
 import statistics
 import warnings
-from collections.abc import Callable
 from typing import get_args
 
 from run import machine
+from torch import Tensor, nn
 
 import ribs
 from ribs.cli.digits import accuracy, one_digit, trained
@@ -33,30 +33,32 @@ def main() -> None:
     print(f"digits vit: float top-1 {floating:.2f} %; {arguments.samples} samples, {arguments.seeds} seeds")
     rows = []
     for bops in arguments.bops:
-        weight, activation = map(int, bops.split("/"))
-        ways: dict[str, Callable[..., ribs.Result]] = {
-            f"uniform, {recipe}": lambda loader, seed, recipe=recipe: ribs.quantize(
-                model, loader, (weight, activation), recipe=recipe, progress=False
-            )
-            for recipe in get_args(RecipeName)
-        }
-        ways["ribs, repq+"] = lambda loader, seed: ribs.search(
-            model, loader, ribs.Budget(bops=bops), recipe="repq+", seed=seed, progress=False
-        )
-        limit = ribs.count(model, images[:1]).bops((weight, activation))
-        for name, way in ways.items():
+        limit = ribs.count(model, images[:1]).bops(_pair(bops))
+        for name in (*(f"uniform, {recipe}" for recipe in get_args(RecipeName)), "ribs, repq+"):
             losses, tops, equivalents = [], [], []
             for seed in range(arguments.seeds):
                 samples, _ = one_digit("train", arguments.samples, seed=seed)
-                result = way(samples.split(64), seed)
+                result = _quantized(model, list(samples.split(64)), name, bops, seed)
                 assert result.bops <= limit
                 losses.append(result.loss)
                 tops.append(accuracy(result.model, images, labels))
                 equivalents.append(result.cost_of_search.forward_equivalents)
             rows.append([bops, name, _cell(losses, 4), _cell(tops, 3), f"{statistics.fmean(equivalents):.0f}"])
             print("  ".join(rows[-1]), flush=True)
-    print()
-    print(text_table(["BOPs of", "bits, recipe", "task loss", "top-1 %", "forward equivalents"], rows, right=range(2, 5)))
+    header = ["BOPs of", "bits, recipe", "task loss", "top-1 %", "forward equivalents"]
+    print(f"\n{text_table(header, rows, right=range(2, 5))}")
+
+
+def _quantized(model: nn.Module, loader: list[Tensor], name: str, bops: str, seed: int) -> ribs.Result:
+    bits, recipe = name.split(", ")
+    if bits == "uniform":
+        return ribs.quantize(model, loader, _pair(bops), recipe=recipe, progress=False)
+    return ribs.search(model, loader, ribs.Budget(bops=bops), recipe=recipe, seed=seed, progress=False)
+
+
+def _pair(bops: str) -> tuple[int, int]:
+    weight, activation = bops.split("/")
+    return int(weight), int(activation)
 
 
 def _cell(values: list[float], digits: int) -> str:

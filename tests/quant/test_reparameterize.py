@@ -35,7 +35,7 @@ class Net(nn.Module):
 def calibrated(model, recipe="repq+", choices=(2, 3, 4, 8)):
     x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
     batches = [Inputs((part,), {}) for part in x.split(32)]
-    network = prepare(model.eval(), batches[0], "layer", recipe)
+    network = prepare(model.eval(), batches[0], "layer", recipe=recipe)
     calibrate(network, batches, choices)
     return network, batches, x
 

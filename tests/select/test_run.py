@@ -220,7 +220,7 @@ BAD = {
     "nan input": (network(), [torch.full((2, 1, 8, 8), torch.nan)], {}, ValueError, "holds NaN or Inf"),
     "training mode": (network().train(), GOOD, {}, ValueError, "training mode"),
     "nothing to quantize": (nn.Sequential(nn.ReLU()).eval(), GOOD, {}, ValueError, "nothing to quantize"),
-    "silent layer": (silent(), GOOD, {}, ValueError, "never ran .*: unused"),
+    "silent layer": (silent(), GOOD, {}, ValueError, "unused: never ran"),
     "nan weight": (with_nan_weight(), GOOD, {}, ValueError, "'3.weight' holds NaN"),
     "half": (network().half(), GOOD, {}, TypeError, "torch.float16"),
     "no bits": (network(), GOOD, {"bits": ()}, ValueError, "bits is empty"),

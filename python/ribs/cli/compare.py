@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
         seeds=range(arguments.seeds),
         units=arguments.units,
         recipe=arguments.recipe,
+        skip=arguments.skip,
         update_size=arguments.update_size,
         iterations=arguments.iterations,
         calibration_samples=arguments.samples,

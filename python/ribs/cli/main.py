@@ -173,6 +173,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_units(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--units", choices=("layer", "block"), default="layer", help="default: %(default)s")
+    parser.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a layer or module left in float; patterns; repeatable",
+    )
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:

@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
             budget,
             units=arguments.units,
             recipe=arguments.recipe,
+            skip=arguments.skip,
             algorithm=arguments.algorithm,
             update_size=arguments.update_size,
             iterations=arguments.iterations,

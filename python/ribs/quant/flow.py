@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ribs.quant.products import LEFT
+from ribs.quant.tree import tensors
 
 SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax})
 IN_PLACE = ("__iadd__", "__isub__", "__imul__", "__itruediv__")
@@ -58,10 +58,10 @@ class Flow:
 
     def follow(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> None:
         """A function has run that is no product."""
-        results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        results = tensors(result)
         if not results:
             return  # a question for a shape or the like
-        for tensor in [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]:
+        for tensor in tensors((args, kwargs)):
             norm, share = self._norm.get(id(tensor)), id(tensor) in self._shares
             for made in results if norm is not None or share else ():
                 view = memory_of(made) is memory_of(tensor) and not changes_first(func)
@@ -92,7 +92,7 @@ class Flow:
 
     def returned(self, output: Any) -> None:
         """The network has given its output."""
-        self._lost.update(self._norm[id(leaf)] for leaf in tree_leaves(output) if id(leaf) in self._norm)
+        self._lost.update(self._norm[id(leaf)] for leaf in tensors(output) if id(leaf) in self._norm)
 
 
 def _keeps_channels(

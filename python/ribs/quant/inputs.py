@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+
+from ribs.quant.tree import leaves, map_leaves, tensors
 
 WHAT_A_BATCH_MAY_BE = (
     "a batch must be a tensor, a tuple or list whose first item is the model's input (labels may follow and are "
@@ -26,7 +27,7 @@ class Inputs:
 
     @property
     def tensors(self) -> list[Tensor]:
-        return [leaf for leaf in tree_leaves((self.args, dict(self.kwargs))) if isinstance(leaf, Tensor)]
+        return tensors((self.args, dict(self.kwargs)))
 
     @property
     def samples(self) -> int:
@@ -57,7 +58,7 @@ class Inputs:
         return model(*self.args, **self.kwargs)
 
     def _map(self, function: Any) -> Inputs:
-        args, kwargs = tree_map(
+        args, kwargs = map_leaves(
             lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, (self.args, dict(self.kwargs))
         )
         return Inputs(args, kwargs)
@@ -80,12 +81,12 @@ def as_inputs(model: nn.Module, batch: Any) -> Inputs:
             inputs = Inputs(tuple(first) if isinstance(first, (tuple, list)) else (first,), {})
     else:
         raise TypeError(f"[ribs] got a batch of type {type(batch).__name__}; {WHAT_A_BATCH_MAY_BE}")
-    leaves = tree_leaves((inputs.args, dict(inputs.kwargs)))
-    wrong = [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor)]
-    if wrong or not leaves:
-        found = f"an item of type {wrong[0]}" if wrong else "no tensor that the model's forward takes"
-        raise TypeError(f"[ribs] got a batch with {found}; {WHAT_A_BATCH_MAY_BE}")
-    if any(leaf.dim() == 0 for leaf in leaves):
+    found = leaves((inputs.args, dict(inputs.kwargs)))
+    wrong = [type(leaf).__name__ for leaf in found if not isinstance(leaf, Tensor)]
+    if wrong or not found:
+        held = f"an item of type {wrong[0]}" if wrong else "no tensor that the model's forward takes"
+        raise TypeError(f"[ribs] got a batch with {held}; {WHAT_A_BATCH_MAY_BE}")
+    if any(leaf.dim() == 0 for leaf in found):
         raise TypeError("[ribs] got a 0-d tensor in a batch; the first dimension must be the samples")
     return inputs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -233,11 +233,15 @@ class Repeats:
         return (*args, rest), kwargs
 
 
-def redirect(network: nn.Module, sites: Mapping[str, Sequence[Site]]) -> None:
+def redirect(network: nn.Module, sites: Mapping[str, Sequence[Site]], skipped: Iterable[str] = ()) -> None:
     """Send the products in the forwards of modules to the quantized layers and matmuls that they belong to.
 
     sites: for each module, the products of one call, in order.
+    skipped: the modules whose products stay where they are.
     """
+    for name in skipped if sites else ():
+        module = network.get_submodule(name)
+        module.forward = _InFloat(module.forward)
     # The network's own forward is always among them: where this sees all that runs, no fast path of torch's hides any.
     for name in {**sites, "": ()} if sites else ():
         owner = network.get_submodule(name)
@@ -245,6 +249,18 @@ def redirect(network: nn.Module, sites: Mapping[str, Sequence[Site]]) -> None:
         assert owner is not None
         targets = [None if site.layer is None else network.get_submodule(site.layer) for site in sites.get(name, ())]
         owner.forward = _Redirected(owner.forward, name, tuple(sites.get(name, ())), targets)
+
+
+class _InFloat:
+    """The forward of a module whose products stay where they are."""
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, forward)
+        self.forward = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _Apart():
+            return self.forward(*args, **kwargs)
 
 
 class _Redirected:
@@ -278,7 +294,7 @@ class _Redirected:
             raise RuntimeError(
                 f"[ribs] product {number} in the forward of {self.name or 'the model'} is not there, or is another, "
                 f"when it was traced: it multiplied {len(self.sites)} times; give inputs of the same shape and mode to "
-                "the search"
+                f"the search, or leave it in float: skip=[{self.name!r}]"
             )
         target = self.targets[number]
         if target is None:

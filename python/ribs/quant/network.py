@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from ribs.quant.copies import copy_model
 from ribs.quant.fold import fold_batch_norms
 from ribs.quant.inputs import Inputs
 from ribs.quant.integer import FORM, IntegerProduct, check_device, supports
@@ -28,6 +28,7 @@ from ribs.quant.quantizer import (
 )
 from ribs.quant.ranges import RANGES
 from ribs.quant.recipe import RECIPES, Recipe, RecipeName, find_recipe
+from ribs.quant.skip import Reasons, Skip
 from ribs.quant.trace import Trace, trace
 from ribs.quant.units import Unit, UnitScheme, find_units
 from ribs.quant.weights import Room
@@ -138,29 +139,30 @@ def _integer(layer: QuantizedLayer) -> IntegerProduct | None:
 
 
 def prepare(
-    model: nn.Module, inputs: Inputs, units: UnitScheme = "block", recipe: RecipeName | None = None
+    model: nn.Module,
+    inputs: Inputs,
+    units: UnitScheme = "block",
+    *,
+    recipe: RecipeName | None = None,
+    skip: Iterable[str] = (),
 ) -> QuantizedNetwork:
     """A deep copy of the model, folded, with a quantized layer in the place of each Conv, Linear and matmul.
 
     inputs: any batch; one sample of it is used to see what runs.
     recipe: of the quantizers; by default `find_recipe` chooses.
-    Raises: ValueError or TypeError for a model in training mode, parameters that are not finite float32 on one
-        device, nothing to quantize, or layers that never run.
+    skip: names or patterns of modules and layers that stay in float, as they are.
+    Raises: ValueError for a model in training mode, on several devices or with nothing to quantize, and one that names
+        all that can't be quantized: parameters that are not finite float32, layers that never run, and what
+        `ribs.quant.trace.trace` finds.
     """
-    check_model(model)
-    seen = trace(model, inputs)
+    skipped = Skip(model, skip)
+    seen = trace(model, inputs, skipped, check_model(model, skipped))
     grouped = find_units(model, seen.layers, units)
-    network = copy.deepcopy(model).requires_grad_(False)
+    network, _ = copy_model(model)
     fold_batch_norms(network, seen.batch_norms)
     chosen = find_recipe(recipe, seen)
-    network, repeats = _with_quantizers(network, seen, chosen)
-    if seen.unquantized:
-        places = ", ".join(name or "outside of any module" for name in seen.unquantized)
-        warnings.warn(
-            f"[ribs] {sum(seen.unquantized.values()):,} MACs stay in float and are counted at 32 x 32 bits: products "
-            f"that ribs has no quantizers for, in {places}",
-            stacklevel=3,
-        )
+    network, repeats = _with_quantizers(network, seen, chosen, skipped)
+    _name_float_products(seen)
     network.eval()
     if any(isinstance(module, QuantizedLayer) and not module.plain for module in network.modules()):
         with torch.no_grad():
@@ -168,7 +170,24 @@ def prepare(
     return QuantizedNetwork(network, seen, grouped, repeats, chosen)
 
 
-def _with_quantizers(network: nn.Module, seen: Trace, recipe: Recipe) -> tuple[nn.Module, Repeats]:
+def _name_float_products(seen: Trace) -> None:
+    """Warn of all MACs that are not quantized."""
+    skipped = [layer.name for layer in seen.skipped]
+    if not skipped and not seen.unquantized:
+        return
+    reasons = []
+    if seen.unquantized:
+        places = ", ".join(name or "outside of any module" for name in seen.unquantized)
+        reasons.append(f"products that ribs has no quantizers for, in {places}")
+    if skipped:
+        reasons.append(f"skipped {', '.join(skipped)}")
+    macs = sum(seen.unquantized.values()) + sum(layer.macs for layer in seen.skipped)
+    warnings.warn(
+        f"[ribs] {macs:,} MACs stay in float and are counted at 32 x 32 bits: {'; '.join(reasons)}", stacklevel=4
+    )
+
+
+def _with_quantizers(network: nn.Module, seen: Trace, recipe: Recipe, skip: Skip) -> tuple[nn.Module, Repeats]:
     """The network with its quantized layers and matmuls in place, and what numbers their calls."""
     sites = {site.layer: site for each in seen.sites.values() for site in each if site.layer is not None}
     modules = dict(network.named_modules())
@@ -178,11 +197,6 @@ def _with_quantizers(network: nn.Module, seen: Trace, recipe: Recipe) -> tuple[n
             made: nn.Module = QuantizedMatmul(layer.calls)
             if layer.kind != "matmul":
                 made = QuantizedLayer(None, sites[layer.name], layer.calls)
-            if isinstance(modules[parent], (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
-                raise ValueError(
-                    f"[ribs] {parent or 'the model'} is a {type(modules[parent]).__name__} that multiplies by itself, "
-                    "and has no place for the quantizers among its items; put its products into a module of their own"
-                )
             modules[parent].add_module(child, made)
     for layer in seen.layers:
         if layer.name in modules:
@@ -196,24 +210,40 @@ def _with_quantizers(network: nn.Module, seen: Trace, recipe: Recipe) -> tuple[n
     if recipe.by_channel:
         for name in itertools.chain(*seen.norms.values()):
             network.get_submodule(name).input_quantizer = FakeQuantizer(symmetric=False, axis=-1)
-    redirect(network, seen.sites)
+    redirect(network, seen.sites, skip.modules)
     repeats = Repeats()
     repeats.attach(network, {layer.name: layer.calls for layer in seen.layers})
     return network, repeats
 
 
-def check_model(model: nn.Module) -> None:
-    """Raise, naming the module or parameter, for a model that cannot be quantized as it stands."""
+def check_model(model: nn.Module, skip: Skip) -> Reasons:
+    """The modules whose parameters cannot be quantized, with the reasons.
+
+    Raises: ValueError for a model that cannot be used as a whole: in training mode, on several devices, on the meta
+        device, without any parameter of float32.
+    """
     check_training(model)
-    devices = set()
-    for name, parameter in model.named_parameters():
-        if parameter.dtype is not torch.float32:
-            raise TypeError(f"[ribs] parameter {name!r} is {parameter.dtype}; ribs needs float32: call model.float()")
-        if not bool(torch.isfinite(parameter).all()):
-            raise ValueError(f"[ribs] parameter {name!r} holds NaN or Inf")
-        devices.add(str(parameter.device))
+    parameters = dict(model.named_parameters())
+    devices = {str(parameter.device): name for name, parameter in reversed(parameters.items())}
     if len(devices) > 1:
-        raise ValueError(f"[ribs] the model's parameters are on {sorted(devices)}; move them to one device")
+        places = ", ".join(f"{name!r} on {device}" for device, name in sorted(devices.items()))
+        raise ValueError(f"[ribs] the model is on several devices ({places}); move it to one")
+    if "meta" in devices:
+        raise ValueError("[ribs] the model is on the meta device and has no weights; load them first")
+    types = {parameter.dtype for parameter in parameters.values() if parameter.is_floating_point()}
+    if types and torch.float32 not in types:
+        names = ", ".join(sorted(map(str, types)))
+        raise ValueError(f"[ribs] the model's parameters are {names}, and ribs needs float32: call model.float()")
+    reasons: Reasons = {}
+    for name, parameter in parameters.items():
+        module, _, own = name.rpartition(".")
+        if skip.covers(module) or skip.covers(name) or not parameter.is_floating_point():
+            continue
+        if parameter.dtype is not torch.float32:
+            reasons[module] = f"its {own} is {parameter.dtype}, and ribs needs float32: call .float()"
+        elif not bool(torch.isfinite(parameter).all()):
+            reasons[module] = f"its {own} holds NaN or Inf"
+    return reasons
 
 
 def check_training(model: nn.Module) -> None:

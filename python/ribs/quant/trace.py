@@ -6,9 +6,8 @@ meta device (shapes only, no arithmetic) unless the model computes with plain te
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from ribs.quant.copies import copy_model
 from ribs.quant.flow import Flow, changes_first, memory_of
 from ribs.quant.inputs import Inputs
 from ribs.quant.products import (
@@ -28,14 +27,17 @@ from ribs.quant.products import (
     OPENED,
     RIGHT,
     Product,
-    check_not_fused,
-    check_open,
     find_product,
     foreign_operator,
+    fused_operator,
+    fused_within,
     is_plain,
 )
+from ribs.quant.skip import Reasons, Skip, check_fit
+from ribs.quant.tree import tensors
 
 LAYER_TYPES = (_ConvNd, nn.Linear)
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 SUMS: frozenset[Callable[..., Any]] = frozenset(
     {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 )
@@ -106,9 +108,9 @@ class Trace:
     layers: in the order of their first call.
     batch_norms: (layer, batch norm) pairs in which nothing else reads the layer's output.
     sites: for each module with products in its own forward, those of one call in their order.
-    unquantized: MACs for one sample of products outside every layer, by module ("" for those seen only in total); of
-        operators that are not torch's, which may multiply, 0.
-    silent: layers that never ran.
+    skipped: products that would be layers but stay in float as the user asked, in the order of their first call.
+    unquantized: MACs for one sample of all other products, by module ("" for those seen only in total); of operators
+        that are not torch's, which may multiply, 0.
     parameters: number of all parameters of the model.
     others: numbers that stay in float beside weights and biases: other parameters, statistics of unpaired norms.
     moments: the layer of each call, in order.
@@ -120,10 +122,10 @@ class Trace:
     """
 
     layers: tuple[Layer, ...]
+    skipped: tuple[Layer, ...]
     batch_norms: tuple[tuple[str, str], ...]
     sites: dict[str, tuple[Site, ...]]
     unquantized: dict[str, int]
-    silent: tuple[str, ...]
     parameters: int
     others: int
     moments: tuple[str, ...]
@@ -133,46 +135,47 @@ class Trace:
     shares: frozenset[tuple[str, int, int]]
 
 
-def trace(model: nn.Module, inputs: Inputs) -> Trace:
+def trace(model: nn.Module, inputs: Inputs, skip: Skip | None = None, unfit: Reasons | None = None) -> Trace:
     """Run the model once on the first sample of `inputs`; the model itself is not touched.
 
-    Raises: ValueError if the model has nothing to quantize, names the layers that never ran, or the module that runs
-        fused attention that cannot be opened or that multiplies differently in its calls.
+    skip: what stays in float.  unfit: what is known not to be quantizable; None where layers are only counted, whatever
+        their types.
+    Raises: ValueError if the model has nothing to quantize, for a `skip` that matches nothing, and one that names all
+        that is unfit: layers that never ran, and modules that cannot be copied, run fused attention that cannot be
+        opened, multiply otherwise in another call, or multiply what is not float32.
     """
-    one = inputs.head(1)
-    shadow = model
+    skip = skip or Skip(model)
+    one, quantizing = inputs.head(1), unfit is not None
+    shadow, uncopied = copy_model(model, data=False)
+    reasons = {**{name: why for name, why in uncopied.items() if not skip.covers(name)}, **(unfit or {})}
     try:
-        shadow = _copy_without_data(model)
-        result = _watch(shadow, one.to("meta"))
+        result, found = _watch(shadow, one.to("meta"), skip, quantizing)
     except Exception as error:
         # A kernel of another library fails on meta, but would run unseen on real data.
-        check_not_fused(error, shadow)
+        fused = fused_within(error, shadow)
+        check_fit({**reasons, **fused} if not all(map(skip.covers, fused)) else {})
         # A forward that reads values (`.item()`), or mixes in plain CPU tensors, cannot run on meta. The real
         # pass gives the same answer more slowly, and a model that is truly broken raises its own error here.
-        result = _watch(copy.deepcopy(model).requires_grad_(False), one)
-    if not result.layers and not result.silent:
-        raise ValueError("[ribs] the model has no Conv or Linear layer, so there is nothing to quantize")
-    if result.silent:
+        try:
+            result, found = _watch(copy_model(model)[0], one, skip, quantizing)
+        except Exception:
+            check_fit(reasons)
+            raise
+    check_fit({**found, **reasons})
+    skip.check(layer.name for layer in result.layers)
+    if not result.layers:
         raise ValueError(
-            f"[ribs] these layers never ran in the model's forward: {', '.join(result.silent)}. Remove them from "
-            "the model, or give inputs that reach them"
+            "[ribs] the model has no Conv or Linear layer"
+            + (" that is not skipped" if skip.patterns else "")
+            + ", so there is nothing to quantize"
         )
     return result
 
 
-def _copy_without_data(model: nn.Module) -> nn.Module:
-    """A deep copy on the meta device that never copies the weights."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().to("meta")
-    return copy.deepcopy(model, memo)
-
-
-def _watch(model: nn.Module, inputs: Inputs) -> Trace:
+def _watch(model: nn.Module, inputs: Inputs, skip: Skip, quantizing: bool) -> tuple[Trace, Reasons]:
+    """What one pass shows, and what cannot be quantized."""
     flops = FlopCounterMode(display=False)
-    watcher = _Watcher(model, flops.get_total_flops)
+    watcher = _Watcher(model, flops.get_total_flops, skip)
     with torch.no_grad(), flops, watcher:
         for tensor in inputs.tensors:
             watcher.see(tensor)
@@ -180,18 +183,18 @@ def _watch(model: nn.Module, inputs: Inputs) -> Trace:
         output = inputs.call(model)
     watcher.count_uses(output)
     watcher.flow.returned(output)
-    layers = tuple(watcher.layers())
-    counted = sum(layer.macs for layer in layers) + sum(watcher.unquantized.values())
+    layers, skipped = watcher.layers(watcher.calls), watcher.layers(watcher.skipped)
+    counted = sum(layer.macs for layer in (*layers, *skipped)) + sum(watcher.unquantized.values())
     unseen = flops.get_total_flops() // 2 - counted
     if unseen > 0:
         watcher.unquantized[""] += unseen
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Trace(
+    found = Trace(
         layers,
+        skipped,
         tuple(watcher.batch_norms()),
         {name: tuple(sites) for name, sites in watcher.sites.items() if sites},
         dict(watcher.unquantized),
-        tuple(watcher.silent()),
         parameters,
         watcher.others(),
         tuple(watcher.moments),
@@ -200,6 +203,7 @@ def _watch(model: nn.Module, inputs: Inputs) -> Trace:
         watcher.flow.absorbed(layer.name for layer in layers if layer.calls == 1),
         frozenset(watcher.flow.shares),
     )
+    return found, watcher.unfit(quantizing)
 
 
 @dataclass
@@ -211,6 +215,8 @@ class _Layer:
     channels: int = 0
     biased: bool = False
     macs: int = 0
+    calls: int = 0
+    dtypes: set[torch.dtype] = field(default_factory=set)  # of what is multiplied
     outputs: list[Tensor] = field(default_factory=list)
 
 
@@ -218,12 +224,15 @@ class _Layer:
 class _Frame:
     """One call of a module that is running.
 
+    skipped: it stays in float.  matmuls: how many products of two activations it made.
     made: what its own weights gave, where it is a layer.  foldable: these are its weights and bias as they are.
     """
 
     name: str
     args: tuple[Any, ...]
+    skipped: bool
     sites: list[Site] = field(default_factory=list)
+    matmuls: int = 0
     made: Tensor | None = None
     foldable: bool = False
 
@@ -234,9 +243,10 @@ class _Watcher(TorchFunctionMode):
     origins: by tensor, the names of the parameters and buffers it is computed from; None if it depends on the inputs.
     """
 
-    def __init__(self, model: nn.Module, flops: Callable[[], int]) -> None:
+    def __init__(self, model: nn.Module, flops: Callable[[], int], skip: Skip) -> None:
         super().__init__()
         self.calls: dict[str, _Layer] = {}
+        self.skipped: dict[str, _Layer] = {}
         self.norm_inputs: dict[str, list[Tensor]] = {}
         self.sites: dict[str, list[Site]] = {}
         self.unquantized: Counter[str] = Counter()
@@ -245,7 +255,9 @@ class _Watcher(TorchFunctionMode):
         self.origins: dict[int, frozenset[str] | None] = {}
         self.flow = Flow()
         self._flops = flops
-        self._stack = [_Frame("", ())]
+        self._skip = skip
+        self._unfit: Reasons = {}
+        self._stack = [_Frame("", (), skip.covers(""))]
         self._stored: set[str] = set()  # parameters that are weights or biases of layers
         self._read: dict[tuple[int, str], Tensor] = {}
         self._born: dict[int, int] = {}  # by memory
@@ -268,9 +280,9 @@ class _Watcher(TorchFunctionMode):
             module.register_forward_pre_hook(self._enter(name))
             module.register_forward_hook(self._leave(name))
 
-    def layers(self) -> list[Layer]:
-        folded, calls = {layer for layer, _ in self.batch_norms()}, Counter(self.moments)
-        return [
+    def layers(self, seen: Mapping[str, _Layer]) -> tuple[Layer, ...]:
+        folded = {layer for layer, _ in self.batch_norms()}
+        return tuple(
             Layer(
                 name,
                 call.kind,
@@ -278,20 +290,36 @@ class _Watcher(TorchFunctionMode):
                 call.weights,
                 call.channels,
                 call.channels if call.biased or name in folded else 0,
-                calls[name],
+                call.calls,
             )
-            for name, call in self.calls.items()
-        ]
+            for name, call in seen.items()
+        )
 
-    def silent(self) -> list[str]:
-        """The layers that never ran, and whose weights nothing else multiplied by."""
-        layers = [name for name, module in self._modules.items() if isinstance(module, LAYER_TYPES)]
-        return [name for name in layers if name not in self.calls and f"{name}.weight" not in self._stored]
+    def unfit(self, quantizing: bool) -> Reasons:
+        """What cannot be quantized, by name."""
+        reasons = dict(self._unfit)
+        for name, module in self._modules.items():
+            ran = name in self.calls or f"{name}.weight" in self._stored
+            if isinstance(module, LAYER_TYPES) and not ran and not self._skip.covers(name):
+                reasons[name] = "never ran in the model's forward: take it out, or give inputs that reach it"
+        for name, call in self.calls.items() if quantizing else ():
+            if call.dtypes != {torch.float32}:
+                types = ", ".join(sorted(map(str, call.dtypes)))
+                reasons.setdefault(name, f"multiplies {types}, and only torch.float32 can be quantized")
+            parent = name.rpartition(".")[0]
+            if name not in self._modules and isinstance(self._modules[parent], CONTAINERS):
+                kind = type(self._modules[parent]).__name__
+                reasons[parent] = (
+                    f"a {kind} that multiplies by itself, and has no place for quantizers among its items: put its "
+                    "products into a module of their own"
+                )
+        return reasons
 
     def others(self) -> int:
         """How many numbers stay in float beside the weights and biases of layers, batch norm being folded."""
         gone = {norm for _, norm in self.batch_norms()}
-        mine = {name for name in self.calls if isinstance(self._modules.get(name), LAYER_TYPES)} | gone
+        seen = [*self.calls, *self.skipped]
+        mine = {name for name in seen if isinstance(self._modules.get(name), LAYER_TYPES)} | gone
         counted = {id(p) for name in mine for p in self._modules[name].parameters(recurse=False)}
         counted |= {tensor for tensor, names in self.origins.items() if names and names <= self._stored}
         left = {id(p): p for module in self._modules.values() for p in module.parameters(recurse=False)}
@@ -341,8 +369,8 @@ class _Watcher(TorchFunctionMode):
 
     def _follow(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """When tensors are made and wanted, whose output they are and what they are computed from."""
-        operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        operands = tensors((args, kwargs))
+        results = tensors(result)
         changed = [args[0]] if changes_first(func) and args and isinstance(args[0], Tensor) else []
         if not results and not changed:
             return  # a question for a shape or the like
@@ -366,35 +394,36 @@ class _Watcher(TorchFunctionMode):
     def batch_norms(self) -> list[tuple[str, str]]:
         """Pairs in which the norm ran once, on the output of one layer call that nothing else reads."""
         pairs = []
-        for norm, tensors in self.norm_inputs.items():
-            layer = self._producers.get(id(tensors[0]))
-            if layer is None or len(tensors) > 1 or len(self.calls[layer].outputs) > 1:
+        for norm, inputs in self.norm_inputs.items():
+            layer = self._producers.get(id(inputs[0]))
+            if layer is None or len(inputs) > 1 or len(self.calls[layer].outputs) > 1:
                 continue
-            if self._uses[id(tensors[0])] == 1:
+            if self._uses[id(inputs[0])] == 1:
                 pairs.append((layer, norm))
         return pairs
 
     def count_uses(self, tree: Any) -> None:
         # Only layer outputs are counted: they are kept alive, so their ids cannot be taken by later tensors.
-        leaves = (id(leaf) for leaf in tree_leaves(tree))
-        self._uses.update(leaf for leaf in leaves if leaf in self._producers)
+        self._uses.update(id(leaf) for leaf in tensors(tree) if id(leaf) in self._producers)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         frame = self._stack[-1]
-        check_open(func, frame.name)
+        if not frame.skipped and (fused := fused_operator(func)):
+            self._unfit[frame.name] = fused
         if func in OPENED:
             with self:
                 return OPENED[func](*args, **kwargs)
         before = self._flops()
         result = func(*args, **kwargs)
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+        if tensors(result):
             self.count_uses((args, kwargs))
         product = find_product(func, args, kwargs)
+        skipped = False
         if product is not None:
-            self._record(frame, product, result)
+            skipped = self._record(frame, product, result)
         elif foreign := foreign_operator(func):
             self.unquantized[f"{frame.name} ({foreign}, which may multiply)"] += 0
         elif self._flops() > before:
@@ -403,42 +432,51 @@ class _Watcher(TorchFunctionMode):
             self._follow(func, args, kwargs, result)
         if product is None:
             self.flow.follow(func, args, kwargs, result)
-        if product is not None and frame.sites[-1].weight is not None:
+        if skipped:
+            self._source.pop(id(result), None)
+        elif product is not None and frame.sites[-1].weight is not None:
             self._source[id(result)] = str(frame.sites[-1].layer)
         return result
 
-    def _record(self, frame: _Frame, product: Product, result: Tensor) -> None:
-        """A product runs now: find whose it is."""
+    def _record(self, frame: _Frame, product: Product, result: Tensor) -> bool:
+        """A product runs now: find whose it is, and whether it is skipped."""
         macs, site = product.macs(result), self._site(frame, product)
-        frame.sites.append(site)
-        operands = {place: product.values[place] for place in site.inputs}
-        call = self.moments.count(site.layer) if site.layer is not None else 0
-        self.flow.multiply(site.layer, call, operands, linear=product.kind == "linear" and frame.name in self._plain)
+        skipped = site.layer is not None and (frame.skipped or self._skip.covers(site.layer))
+        frame.sites.append(Site(None) if skipped else site)
+        quantized = None if skipped else site.layer
+        self.flow.multiply(
+            quantized,
+            self.calls[quantized].calls if quantized in self.calls else 0,
+            {place: product.values[place] for place in site.inputs},
+            linear=product.kind == "linear" and frame.name in self._plain,
+        )
         if site.layer is None:
             self.unquantized[frame.name] += macs
-            return
+            return False
         left, right, added = product.values
-        if site.weight is None:
-            self.calls.setdefault(site.layer, _Layer("matmul")).macs += macs
-            self._reads(site.layer, (left, right))
-            return
-        weight = product.values[site.weight]
-        assert weight is not None
-        channels = 1 if site.axis is None else weight.shape[site.axis]
-        biased = added is not None and ADDED not in site.inputs
-        kind: Literal["conv", "linear"] = "conv" if "conv" in product.kind else "linear"
-        layer = self.calls.setdefault(site.layer, _Layer(kind, weight.numel(), channels, biased))
+        weight = None if site.weight is None else product.values[site.weight]
+        biased = weight is not None and added is not None and ADDED not in site.inputs
+        layers = self.skipped if skipped else self.calls
+        layer = layers.setdefault(site.layer, _new_layer(product, site, biased))
         layer.macs += macs
-        layer.outputs.append(result)
-        self._stored |= self._origin([weight] if added is None or not biased else [weight, added]) or set()
-        module = self._modules.get(site.layer)
+        layer.calls += 1
+        layer.dtypes |= {left.dtype, right.dtype}
+        if weight is None:
+            if not skipped:
+                self._reads(site.layer, (left, right))
+            return skipped
+        self._stored |= self._origin([weight, added] if biased else [weight]) or set()
         if site.layer == frame.name:
-            assert module is not None
+            module = self._modules[site.layer]
             frame.made = result
-            frame.foldable = weight is module._parameters.get("weight") and added is module._parameters.get("bias")
-        # What torch's own layers pad is theirs.
-        first = next(iter(frame.args), None) if frame.name in self._plain else None
-        self._reads(site.layer, [first if isinstance(first, Tensor) else product.values[1 - site.weight]])
+            as_they_are = weight is module._parameters.get("weight") and added is module._parameters.get("bias")
+            frame.foldable = as_they_are and not skipped
+        if not skipped:
+            layer.outputs.append(result)
+            # What torch's own layers pad is theirs.
+            first = next(iter(frame.args), None) if frame.name in self._plain else None
+            self._reads(site.layer, [first if isinstance(first, Tensor) else product.values[1 - (site.weight or 0)]])
+        return skipped
 
     def _site(self, frame: _Frame, product: Product) -> Site:
         left, right, _ = product.values
@@ -454,8 +492,8 @@ class _Watcher(TorchFunctionMode):
         elif not {LEFT, RIGHT} & set(inputs):
             return Site(None)
         elif names is None or len(names) != 1:
-            earlier = sum(site.layer is not None and site.weight is None for site in frame.sites)
-            return Site(f"{frame.name}.matmul{earlier}".lstrip("."), inputs=inputs)
+            frame.matmuls += 1
+            return Site(f"{frame.name}.matmul{frame.matmuls - 1}".lstrip("."), inputs=inputs)
         else:
             layer = self._layer_of(frame, product, weight, *names)
         return Site(layer, weight, product.output_axis(weight), tuple(tensor.shape), inputs)
@@ -478,7 +516,7 @@ class _Watcher(TorchFunctionMode):
 
     def _enter(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            self._stack.append(_Frame(name, args))
+            self._stack.append(_Frame(name, args, self._skip.covers(name)))
             if isinstance(module, _BatchNorm) and args:
                 self.norm_inputs.setdefault(name, []).append(args[0])
 
@@ -487,12 +525,15 @@ class _Watcher(TorchFunctionMode):
     def _leave(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             frame = self._stack.pop()
-            self.flow.leave(name, module, output)
-            if name not in self._plain:
+            if not frame.skipped:
+                self.flow.leave(name, module, output)
+            if name not in self._plain and not frame.skipped:
                 self._keep_sites(frame)
             if frame.made is not None and isinstance(output, Tensor):
                 self.see(output)
-                self._source[id(output)] = name
+                self._source.pop(id(output), None)
+                if not frame.skipped:
+                    self._source[id(output)] = name
                 if frame.foldable and output is frame.made:
                     self._producers[id(output)] = name
                 if name in self._plain:
@@ -506,11 +547,20 @@ class _Watcher(TorchFunctionMode):
         """A module that runs several times must multiply alike each time, up to where it stops."""
         known = self.sites.setdefault(frame.name, frame.sites)
         if any(a != b for a, b in zip(known, frame.sites, strict=False)):
-            raise ValueError(
-                f"[ribs] {frame.name or 'the model'} multiplies other things in one of its calls than in another; give "
-                f"each its own module. It has {known} and {frame.sites}"
+            self._unfit[frame.name] = (
+                "multiplies other things in one of its calls than in another: give each its own module. It has "
+                f"{known} and {frame.sites}"
             )
         self.sites[frame.name] = max(known, frame.sites, key=len)
+
+
+def _new_layer(product: Product, site: Site, biased: bool) -> _Layer:
+    if site.weight is None:
+        return _Layer("matmul")
+    weight = product.values[site.weight]
+    assert weight is not None
+    channels = 1 if site.axis is None else weight.shape[site.axis]
+    return _Layer("conv" if "conv" in product.kind else "linear", weight.numel(), channels, biased)
 
 
 def _kinds(module: nn.Module) -> tuple[str, ...]:

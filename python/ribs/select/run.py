@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from ribs.quant.copies import unwrap
 from ribs.quant.inputs import collect
 from ribs.quant.network import Bits, QuantizedNetwork, calibrate, check_pooled, prepare
 from ribs.quant.recipe import RecipeName, check_recipe
@@ -48,6 +49,7 @@ def search(
     activation_bits: ActivationBits = None,
     units: UnitScheme = "layer",
     recipe: RecipeName | None = None,
+    skip: Iterable[str] = (),
     algorithm: Name = "adaptive",
     update_size: int | None = None,
     iterations: int | None = None,
@@ -68,7 +70,8 @@ def search(
 ) -> Result:
     """Choose the bits of every unit of a trained network that lose the least within a budget.
 
-    model: float32, in eval mode; it is never changed.
+    model: float32, in eval mode; it is never changed. Of one that `torch.compile`, `DataParallel` or
+        `DistributedDataParallel` wraps, the model within.
     loader: yields batches of inputs, no labels needed: tensors, tuples led by the input, or dicts of tensors. It is
         read once.
     budget: of bit operations, size, average bits, activation memory and costs of your own, those given.
@@ -78,6 +81,8 @@ def search(
     units: "layer", "block", or a dict of layer patterns by unit name.
     recipe: which quantizers there are, and how their steps are found: "minmax", "mse", or for transformers "repq" or
         "repq+"; by default "repq+" where softmax outputs are multiplied, and "mse" elsewhere (`ribs.quant.recipe`).
+    skip: names or `fnmatch` patterns of modules (with all that lies in them) and layers that stay in float, as they
+        are. They are no units, and what they multiply and weigh counts at 32 bits.
     algorithm: "adaptive", or "paper" for Algorithm 1 of RIBS as it is written. docs/search.md compares them.
     update_size: of "paper", the units changed in each iteration after the first, which changes all (its M), by default
         half; of "adaptive", the most units that the first program may change, by default all.
@@ -118,6 +123,7 @@ def search(
         disk is full, after which the same call goes on. The model stays as it is whatever happens.
     """
     started = time.perf_counter()
+    model = unwrap(model)
     way = Algorithm(algorithm, iterations, update_size)
     _check(max_seconds=max_seconds, cache_mib=cache_mib)
     _check_name("profile", profile, get_args(Profile))
@@ -128,6 +134,7 @@ def search(
         [budget],
         units=units,
         recipe=recipe,
+        skip=skip,
         calibration_samples=calibration_samples,
         bits=bits,
         activation_bits=activation_bits,
@@ -281,6 +288,7 @@ def quantize(
     *,
     units: UnitScheme = "layer",
     recipe: RecipeName | None = None,
+    skip: Iterable[str] = (),
     calibration_samples: int = 1024,
     pool_batches: bool = False,
     loss: TaskLoss = kl_divergence,
@@ -293,8 +301,9 @@ def quantize(
     """
     started = time.perf_counter()
     check_recipe(recipe)
+    model = unwrap(model)
     batches = collect(model, loader, calibration_samples)
-    network = prepare(model, batches[0], units, recipe)
+    network = prepare(model, batches[0], units, recipe=recipe, skip=skip)
     check_pooled(pool_batches, network.recipe)
     table = CostTable.of(network.trace, network.units)
     configuration = table.configuration(bits)

@@ -307,5 +307,6 @@ def _work(network: QuantizedNetwork) -> list[float]:
     """The share of each unit in the MACs of the network."""
     macs = {layer.name: layer.macs for layer in network.trace.layers}
     units = [sum(macs[name] for name in unit.layers) for unit in network.units]
-    total = sum(units) + sum(network.trace.unquantized.values())
+    in_float = sum(network.trace.unquantized.values()) + sum(layer.macs for layer in network.trace.skipped)
+    total = sum(units) + in_float
     return [work / total for work in units]
