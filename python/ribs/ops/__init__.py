@@ -4,6 +4,7 @@ from ribs.ops import twin
 from ribs.ops.build import build_info
 from ribs.ops.codes import quantize
 from ribs.ops.cost import config_cost
+from ribs.ops.levels import fake_quantize_log_sqrt2, fake_quantize_nonuniform
 from ribs.ops.packing import pack_bits, unpack_bits
 from ribs.ops.quantize import fake_quantize, fake_quantize_backward
 from ribs.ops.sketch import Sketch
@@ -18,6 +19,8 @@ __all__ = [
     "config_cost",
     "fake_quantize",
     "fake_quantize_backward",
+    "fake_quantize_log_sqrt2",
+    "fake_quantize_nonuniform",
     "pack_bits",
     "quantize",
     "search_steps",
