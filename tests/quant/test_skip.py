@@ -168,7 +168,7 @@ def test_a_skipped_norm_partner_is_not_folded_and_a_block_keeps_its_other_layers
     model = nn.Sequential(*blocks).eval().requires_grad_(False)
     x = torch.randn(2, 4, 6, 6)
     with pytest.warns(UserWarning, match="skipped 0.0"):
-        network = prepare(model, Inputs((x,), {}), "block", ["0.0"])
+        network = prepare(model, Inputs((x,), {}), "block", skip=["0.0"])
     assert [(unit.name, unit.layers) for unit in network.units] == [("0", ("0.2", "0.3")), ("1", ("1.0", "1.2", "1.3"))]
     assert isinstance(network.model[0][1], nn.BatchNorm2d) and isinstance(network.model[1][1], nn.Identity)
     assert torch.equal(network.model[0][0].weight, model[0][0].weight)
@@ -179,7 +179,7 @@ def test_a_shared_module_goes_by_any_of_its_names():
     shared = nn.Linear(8, 8)
     model = nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(8, 3)).eval()
     with pytest.warns(UserWarning, match="skipped 0"):
-        assert [unit.name for unit in prepare(model, INPUTS, "layer", ["2"]).units] == ["3"]
+        assert [unit.name for unit in prepare(model, INPUTS, "layer", skip=["2"]).units] == ["3"]
 
 
 @pytest.mark.parametrize(
