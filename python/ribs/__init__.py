@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ribs import ops as ops
     from ribs.ops import build_info as build_info
+    from ribs.select import loss as losses  # noqa: F401  (a module under another name)
     from ribs.select.budget import Budget as Budget
     from ribs.select.compare import Comparison as Comparison
     from ribs.select.compare import compare as compare
@@ -34,12 +35,13 @@ _HOME = {
     "quantize": "ribs.select.run",
     "search": "ribs.select.run",
 }
-__all__ = ["__version__", "ops", *_HOME]
+_MODULES = {"losses": "ribs.select.loss", "ops": "ribs.ops"}
+__all__ = ["__version__", *_MODULES, *_HOME]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ops":
-        return import_module("ribs.ops")
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'ribs' has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -1,4 +1,4 @@
-"""What is skipped stays as it is and counts at 32 bits; what can't be quantized is named together, and can be skipped."""
+"""What is skipped stays as it is and counts at 32 bits; what can't be quantized is named at once and can be skipped."""
 
 import ast
 import re

@@ -49,6 +49,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     _add_candidates(parser)
     _add_units(parser)
     _add_recipe(parser)
+    _add_loss(parser)
     parser.add_argument(
         "--algorithm", choices=("adaptive", "paper"), default="adaptive", help="paper: Algorithm 1 of RIBS as written"
     )
@@ -83,6 +84,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: %(default)s)")
     _add_units(parser)
     _add_recipe(parser)
+    _add_loss(parser)
     parser.add_argument("--iterations", type=int, help="of ribs and paper (default: as for a search)")
     parser.add_argument("--update-size", type=int, metavar="M", help="of ribs and paper (default: as for a search)")
     parser.add_argument("--samples", type=int, default=1024, help="calibration samples (default: %(default)s)")
@@ -169,6 +171,16 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", metavar="FILE", help="weights to load: .safetensors, or a torch file")
     parser.add_argument("--random-weights", action="store_true", help="do not fetch timm's pretrained weights")
     parser.add_argument("--input-size", metavar="CxHxW", help="size of one image (default: the model's own)")
+
+
+def _add_loss(parser: argparse.ArgumentParser) -> None:
+    names = "kl-divergence, dense, embedding, language-model"
+    parser.add_argument(
+        "--loss",
+        default="kl-divergence",
+        metavar="NAME",
+        help=f"{names}, or package.module:name of your own (default: %(default)s)",
+    )
 
 
 def _add_units(parser: argparse.ArgumentParser) -> None:

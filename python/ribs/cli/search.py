@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 import ribs
 from ribs.cli.flags import budgets, candidates
-from ribs.cli.models import input_size, load_data, load_model
+from ribs.cli.models import input_size, load_data, load_loss, load_model
 from ribs.select.result import Spending
 
 
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     if len(found) > 1:
         raise ValueError(f"the flags make {len(found)} budgets; give each flag once, or see `ribs compare`")
     [budget] = found
-    choices = candidates(arguments)
+    choices, loss = candidates(arguments), load_loss(arguments.loss)
     model = load_model(arguments.model, checkpoint=arguments.checkpoint, pretrained=not arguments.random_weights)
     size = input_size(model, arguments.input_size)
     loader = load_data(
@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
             units=arguments.units,
             recipe=arguments.recipe,
             skip=arguments.skip,
+            loss=loss,
             algorithm=arguments.algorithm,
             update_size=arguments.update_size,
             iterations=arguments.iterations,

@@ -67,7 +67,8 @@ class Inputs:
 def as_inputs(model: nn.Module, batch: Any) -> Inputs:
     """The part of one loader batch that the model takes; labels are left out.
 
-    Raises: TypeError for anything but a tensor, a tuple or list led by the input, or a dict of tensors.
+    Raises: TypeError for anything but a tensor, a tuple or list led by the input, or a dict of tensors; ValueError for
+        tensors of different numbers of samples.
     """
     if isinstance(batch, Tensor):
         inputs = Inputs((batch,), {})
@@ -88,13 +89,17 @@ def as_inputs(model: nn.Module, batch: Any) -> Inputs:
         raise TypeError(f"[ribs] got a batch with {held}; {WHAT_A_BATCH_MAY_BE}")
     if any(leaf.dim() == 0 for leaf in found):
         raise TypeError("[ribs] got a 0-d tensor in a batch; the first dimension must be the samples")
+    if len({leaf.shape[0] for leaf in found}) > 1:
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in found)
+        raise ValueError(f"[ribs] got a batch of tensors {shapes}; the first dimension of each must be the samples")
     return inputs
 
 
 def collect(model: nn.Module, loader: Iterable[Any], samples: int) -> list[Inputs]:
     """The calibration set: exactly the loader's first `samples` samples (fewer if it has fewer), batch by batch.
 
-    Raises: TypeError for unreadable batches; ValueError for an empty loader, `samples` < 1 or NaN/Inf inputs.
+    Raises: TypeError for unreadable batches; ValueError for an empty loader, `samples` < 1, sequences of no length, and
+        inputs that hold NaN or Inf; -Inf is left to what reads it, as masks hold it.
     """
     if samples < 1:
         raise ValueError(f"[ribs] calibration_samples={samples} is not allowed; give at least 1")
@@ -106,7 +111,12 @@ def collect(model: nn.Module, loader: Iterable[Any], samples: int) -> list[Input
             continue
         inputs = inputs.head(left) if inputs.samples > left else inputs
         for tensor in inputs.tensors:
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if tensor.numel() == 0:
+                raise ValueError(
+                    f"[ribs] batch {len(batches)} of the loader holds a tensor of shape {tuple(tensor.shape)}, which "
+                    "is empty; leave out what has no length"
+                )
+            if tensor.is_floating_point() and not bool((tensor < torch.inf).all()):
                 raise ValueError(f"[ribs] batch {len(batches)} of the loader holds NaN or Inf; clean the data first")
         batches.append(inputs)
         left -= inputs.samples

@@ -305,7 +305,7 @@ class _Watcher(TorchFunctionMode):
         for name, call in self.calls.items() if quantizing else ():
             if call.dtypes != {torch.float32}:
                 types = ", ".join(sorted(map(str, call.dtypes)))
-                reasons.setdefault(name, f"multiplies {types}, and only torch.float32 can be quantized")
+                reasons.setdefault(name, f"multiplies {types}: only torch.float32 can be quantized, so cast it before")
             parent = name.rpartition(".")[0]
             if name not in self._modules and isinstance(self._modules[parent], CONTAINERS):
                 kind = type(self._modules[parent]).__name__

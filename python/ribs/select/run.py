@@ -99,7 +99,8 @@ def search(
         layers whose outputs are added, and linears that read the same tensor.
     target: a runtime such as "onnxruntime" or "tensorrt"; the candidates are those that it honours
         (`ribs.select.targets`).
-    loss: f(float_output, quantized_output) -> [samples] losses; by default the KL divergence of softmax outputs.
+    loss: one of `ribs.losses`, or f(float_output, quantized_output) or f(float_output, quantized_output, inputs) ->
+        [samples] losses; by default the KL divergence of softmax outputs, whose logits are found in most outputs.
     profile: "full" measures on all samples. "race" needs several times less work: Algorithm 1 then stops measuring
         candidates that, by their errors so far, will hardly be in a solution, at the risk that `ribs.select.race.Race`
         states; the adaptive search measures on few samples first, and only the best on more. The configuration returned

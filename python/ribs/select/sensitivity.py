@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ribs.quant.inputs import Inputs
 from ribs.quant.network import Bits, QuantizedNetwork
-from ribs.select.loss import TaskLoss
+from ribs.select.loss import TaskLoss, check_loss, measure
 from ribs.select.ranks import Ranks
 from ribs.select.replay import Recording, Replay, same
 from ribs.select.samples import Choice
@@ -64,6 +65,7 @@ class Sensitivity:
         record: Callable[[Choice, int, Losses], None] | None = None,
         progress: Callable[[float], None] = lambda work: None,
     ) -> None:
+        check_loss(loss)
         self.samples = tuple(shard.samples for shard in shards)
         self.known = dict(known or {})
         self.forward_equivalents = 0.0
@@ -95,12 +97,12 @@ class Sensitivity:
         self._network.set_float()
         outputs = []
         for shard, samples in enumerate(self.samples):
-            output = self._inputs(shard).call(self._network.model)
-            losses = self._loss(output, output)
-            if losses.shape != (samples,):
-                raise ValueError(
-                    f"[loss] returned shape {tuple(losses.shape)} for {samples} samples; it must be [samples]"
-                )
+            inputs = self._inputs(shard)
+            output = inputs.call(self._network.model)
+            losses = measure(self._loss, output, output, inputs)
+            if not isinstance(losses, Tensor) or losses.shape != (samples,):
+                got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+                raise ValueError(f"[loss] returned {got} for {samples} samples; it must be [samples]")
             if not bool(torch.isfinite(losses).all()):
                 raise ValueError("[ribs] the float model's output holds NaN or Inf on the calibration set")
             outputs.append(output)
@@ -141,10 +143,15 @@ class Sensitivity:
     @torch.no_grad()
     def losses_of(self, network: QuantizedNetwork) -> Losses:
         """[samples] losses of a network at its present bits, measured by passes of all of it and not kept."""
-        outputs = [self._inputs(shard).call(network.model) for shard in range(len(self.samples))]
+        losses = []
+        for shard, target in enumerate(self._float_outputs):
+            inputs = self._inputs(shard)
+            losses.append(self._losses(target, inputs.call(network.model), inputs))
         self.forward_equivalents += 1
-        pairs = zip(self._float_outputs, outputs, strict=True)
-        return np.concatenate([self._loss(target, output).double().cpu().numpy() for target, output in pairs])
+        return np.concatenate(losses)
+
+    def _losses(self, target: Any, output: Any, inputs: Inputs) -> Losses:
+        return measure(self._loss, target, output, inputs).double().cpu().numpy()
 
     def _jobs(self, reference: Choice, choices: Sequence[Choice]) -> Iterator[list[Choice]]:
         """The configurations one by one, but all other candidates of a unit as one job where they run side by side."""
@@ -171,7 +178,7 @@ class Sensitivity:
                     outputs = self._outputs(replay, slot.recording, reference, job, inputs)
                 rows = []
                 for choice, output in zip(job, outputs, strict=True):
-                    rows.append(self._loss(target, output).double().cpu().numpy())
+                    rows.append(self._losses(target, output, inputs))
                     self._record(choice, shard, rows[-1])
                 yield np.stack(rows)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ribs.quant.layers import QuantizedLayer
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer, ShareQuantizer
+from ribs.select.loss import measure
 from ribs.select.rivals.feasible import uniform
 from ribs.select.rivals.setting import BACKWARD, Scores, Setting, best_by
 from ribs.select.samples import Choice
@@ -49,7 +50,7 @@ def learned(setting: Setting, updates: int = UPDATES) -> dict[str, Tensor]:
         for choice in [*uniform(plan), random]:
             setting.network.configure(plan.configuration(choice))
             output = setting.call(inputs, {name: log.exp() for name, log in logs.items()})
-            torch.autograd.backward(setting.loss(target, output).mean())
+            torch.autograd.backward(measure(setting.loss, target, output, inputs).mean())
             setting.passes += (1 + BACKWARD) * inputs.samples / setting.samples
         optimizer.step()
     return {name: log.detach().exp() for name, log in logs.items()}
