@@ -120,6 +120,14 @@ def search_steps(device: torch.device) -> None:
                 same(f"search_steps [{rows}, {n}] symmetric={symmetric}", part, want)
 
 
+def searches_of_levels(device: torch.device) -> None:
+    x = torch.randn(3, 2001).softmax(1)
+    for name in ("search_levels", "search_log_sqrt2"):
+        found, wanted = getattr(ops, name)(x.to(device), [3, 4]), getattr(ops, name)(x, [3, 4])
+        for part, want in zip((*found[0], found.mse), (*wanted[0], wanted.mse), strict=True):
+            same(name, part, want)
+
+
 def sketch(device: torch.device) -> None:
     for n in (1, 1025, 20001):
         x = torch.randn(n).relu() - 0.1
@@ -151,6 +159,8 @@ EXERCISES: dict[str, Callable[[torch.device], None]] = {
     "quantize": quantize,
     "fake_quantize_log_sqrt2": fake_quantize_levels,
     "fake_quantize_nonuniform": fake_quantize_levels,
+    "search_levels": searches_of_levels,
+    "search_log_sqrt2": searches_of_levels,
     "search_steps": search_steps,
     "sketch": sketch,
     "config_cost": config_cost,

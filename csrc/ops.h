@@ -67,6 +67,18 @@ struct LevelsBackwardParams {
     int64_t n;
 };
 
+/// n ascending values above zero, each of which stands for several. For each bit-width, a row of `steps`
+/// [bits_count, 255] receives 2^bits - 1 of them, and `saved` what their levels take off the sum of squares.
+struct SearchLevelsParams {
+    const double* means;
+    const double* counts;
+    int64_t n;
+    const int32_t* bits;
+    int64_t bits_count;
+    float* steps;
+    double* saved;
+};
+
 /// x is [rows, n]; step, zero_point, mse and lower_bound are [bits_count, rows]. `nonfinite` receives the
 /// number of rows with NaN or infinities, for which the other outputs are not written.
 struct SearchStepsParams {
@@ -147,6 +159,8 @@ void fake_quantize_backward(const FakeQuantizeBackwardParams& p, int threads);
 void fake_quantize_levels(const LevelsParams& p, int threads);
 /// nuLSQ gradients of x, and the sums that those of the steps are made of.
 void fake_quantize_levels_backward(const LevelsBackwardParams& p, int threads);
+/// MSE-optimal levels for every bit-width.
+void search_levels(const SearchLevelsParams& p);
 /// MSE-optimal steps of every row for every bit-width.
 void search_steps(const SearchStepsParams& p, int threads);
 /// Reads n values once and fills the sketch, rows included.

@@ -131,6 +131,19 @@ void register_levels(py::module_& m) {
                         : cuda::fake_quantize_levels_backward(p, pointer<void>(stream));
         },
         py::call_guard<py::gil_scoped_release>());
+    m.def("search_levels", [](uintptr_t means, uintptr_t counts, int64_t n, const py::tuple& bits,
+                              uintptr_t steps, uintptr_t saved) {
+        const std::vector<int32_t> widths = bit_widths(bits);
+        const SearchLevelsParams p{pointer<const double>(means),
+                                   pointer<const double>(counts),
+                                   n,
+                                   widths.data(),
+                                   static_cast<int64_t>(widths.size()),
+                                   pointer<float>(steps),
+                                   pointer<double>(saved)};
+        const py::gil_scoped_release release;
+        cpu::search_levels(p);
+    });
 }
 
 void register_search_steps(py::module_& m) {

@@ -97,6 +97,52 @@ TEST(bad_steps_make_all_nan) {
     }
 }
 
+/// The squared error of every way to cut values into runs, the first of which goes to zero.
+double least_error(const std::vector<double>& means, const std::vector<double>& counts, int levels) {
+    double least = std::numeric_limits<double>::infinity();
+    const auto cut = [&](const auto& self, size_t from, int left, double error) -> void {
+        if (from == means.size()) least = std::min(least, error);
+        if (left == 0) return;
+        for (size_t to = from + 1; to <= means.size(); ++to) {
+            double count = 0.0, sum = 0.0, square = 0.0;
+            for (size_t i = from; i < to; ++i) {
+                count += counts[i], sum += counts[i] * means[i];
+                square += counts[i] * means[i] * means[i];
+            }
+            self(self, to, left - 1, error + square - sum * sum / count);
+        }
+    };
+    double zeros = 0.0;
+    for (size_t from = 0; from <= means.size(); ++from) {
+        cut(cut, from, levels, zeros);
+        if (from < means.size()) zeros += counts[from] * means[from] * means[from];
+    }
+    return least;
+}
+
+TEST(the_best_levels_are_found) {
+    std::mt19937 random(5);
+    const int32_t bits[] = {2, 1, 3};
+    for (int trial = 0; trial < 300; ++trial) {
+        std::vector<double> means, counts;
+        double square = 0.0, last = 0.0;
+        for (int i = 0; i < 1 + trial % 9; ++i) {
+            means.push_back(last += std::exp2(-static_cast<double>(random() % 8)));
+            counts.push_back(static_cast<double>(1 + random() % 5));
+            square += counts.back() * last * last;
+        }
+        std::vector<float> steps(3 * 255);
+        double saved[3];
+        cpu::search_levels(
+            {means.data(), counts.data(), static_cast<int64_t>(means.size()), bits, 3, steps.data(), saved});
+        for (int k = 0; k < 3; ++k) {
+            const int levels = (1 << bits[k]) - 1;
+            CHECK_NEAR(square - saved[k], least_error(means, counts, levels), 1e-6 * square);
+            for (int i = 0; i < levels; ++i) CHECK(steps[static_cast<size_t>(k * 255 + i)] > 0.0f);
+        }
+    }
+}
+
 struct Outputs {
     std::vector<float> out, grad_x;
     std::vector<double> sums;

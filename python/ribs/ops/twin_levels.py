@@ -1,11 +1,16 @@
 """The operators on levels at unequal distances in plain torch; `ribs.ops.twin` has them beside the others."""
 
+import math
+from collections.abc import Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ribs.ops import check
+
+PERCENTILES = (0.999, 0.9999, 0.99999)  # of which RepQ-ViT chooses
 
 
 class LevelSearch(NamedTuple):
@@ -44,6 +49,62 @@ def fake_quantize_log_sqrt2_backward(grad: Tensor, x: Tensor, step: Tensor, bits
     """Give the straight-through gradients of x and of the step."""
     grad_x, sums = _gradients(grad, x, *_log_sqrt2_table(step, bits))
     return grad_x, (sums[1:].sum() / step + sums[0]).to(step.dtype)
+
+
+def search_levels(x: Tensor, bits: Iterable[int] = range(2, 9)) -> LevelSearch:
+    """Find the levels of least squared error among all there are; see `ribs.ops.search_levels`.
+
+    Takes memory for the square of the number of different values.
+    """
+    widths = check.bit_widths("search_levels", bits)
+    check.searchable("search_levels", x, None)
+    check.finite("search_levels", int(x.isnan().sum()), int(x.isinf().sum()))
+    values, counts = x.detach().cpu().double().unique(return_counts=True)
+    values, counts = values[values > 0], counts[values > 0].double()
+    count, total = (torch.nn.functional.pad(each.cumsum(0), (1, 0)) for each in (counts, counts * values))
+    size = count - count[:, None]
+    gain = torch.where(size > 0, (total - total[:, None]).square() / size, torch.where(size < 0, -torch.inf, 0.0))
+    saved, begins = torch.zeros_like(count), []
+    for _ in range(2 ** max(widths) - 1):
+        saved, begin = (saved[:, None] + gain).max(0)
+        begins.append(begin.tolist())
+    steps = []
+    for width in widths:
+        levels, last = [0.0], len(values)
+        for first_of in reversed(begins[: 2**width - 1]):
+            first = first_of[last]
+            if first < last:
+                levels.insert(1, float((total[last] - total[first]) / (count[last] - count[first])))
+            last = first
+        ones = [1.0] * (2**width - 1)  # where no value is positive
+        steps.append(_halved([b - a for a, b in pairwise(levels)] or ones, 2**width - 1))
+    mse = [(x - fake_quantize_nonuniform(x, each.to(x))).double().square().mean() for each in steps]
+    return LevelSearch(tuple(each.to(x.device) for each in steps), torch.stack(mse).float())
+
+
+def search_log_sqrt2(x: Tensor, bits: Iterable[int] = range(2, 9)) -> LogSearch:
+    """Choose among percentiles of the sorted values; see `ribs.ops.search_log_sqrt2`."""
+    widths = check.bit_widths("search_log_sqrt2", bits)
+    check.searchable("search_log_sqrt2", x, None)
+    check.finite("search_log_sqrt2", int(x.isnan().sum()), int(x.isinf().sum()))
+    ordered = x.detach().flatten().sort().values
+    steps = ordered[[min(math.ceil(len(ordered) * each), len(ordered)) - 1 for each in PERCENTILES]]
+    steps = steps[steps > 0] if bool(steps.max() > 0) else ordered[-1:].clamp(min=0)
+    steps = torch.where(steps > 0, steps, 1.0).flip(0)
+    errors = [
+        torch.stack([(x - fake_quantize_log_sqrt2(x, step, width)).double().square().mean() for step in steps])
+        for width in widths
+    ]
+    mse, best = torch.stack(errors).min(1)
+    return LogSearch(steps[best], mse.float())
+
+
+def _halved(steps: list[float], count: int) -> Tensor:
+    """Halve the widest steps until there are `count`."""
+    while len(steps) < count:
+        at = max(range(len(steps)), key=steps.__getitem__)
+        steps[at : at + 1] = [steps[at] / 2] * 2
+    return torch.tensor(steps)
 
 
 def _rounded(x: Tensor, levels: Tensor, thresholds: Tensor) -> Tensor:
