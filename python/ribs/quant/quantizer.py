@@ -123,7 +123,8 @@ class ShareQuantizer(Quantizer):
 
     def steps_of(self, bits: int) -> Tensor:
         sizes = [2**each - 1 if self.levels == "nonuniform" else 1 for each in self.choices]
-        return self.step.split(sizes)[self.choices.index(bits)]
+        steps: Tensor = self.step.split(sizes)[self.choices.index(bits)]
+        return steps
 
     def rounded(self, x: Tensor) -> Tensor:
         steps = self.steps_of(self.bits)
@@ -228,6 +229,9 @@ class PooledLevels(Pooled):
         self.quantizer: ShareQuantizer = quantizer
 
     def settle(self, device: torch.device) -> None:
-        search = ops.search_levels if self.quantizer.levels == "nonuniform" else ops.search_log_sqrt2
-        found = search(self.sketch, self.choices)
-        self.quantizer.set_steps(self.choices, [steps.to(device) for steps in found.steps])
+        steps: Sequence[Tensor]
+        if self.quantizer.levels == "nonuniform":
+            steps = ops.search_levels(self.sketch, self.choices).steps
+        else:
+            steps = ops.search_log_sqrt2(self.sketch, self.choices).step.split(1)
+        self.quantizer.set_steps(self.choices, [each.to(device) for each in steps])
