@@ -36,7 +36,7 @@ def set_up(
     budgets: Sequence[Budget],
     *,
     units: UnitScheme,
-    skip: Iterable[str],
+    skip: Iterable[str] = (),
     calibration_samples: int,
     bits: Iterable[int],
     activation_bits: ActivationBits,
