@@ -416,10 +416,10 @@ class _Watcher(TorchFunctionMode):
         skipped = False
         if product is not None:
             skipped = self._record(frame, product, result)
-        elif foreign := foreign_operator(func):
-            self.unquantized[f"{frame.name} ({foreign}, which may multiply)"] += 0
         elif self._flops() > before:
             self.unquantized[frame.name] += (self._flops() - before) // 2
+        elif foreign := foreign_operator(func):
+            self.unquantized[f"{frame.name} ({foreign}, which may multiply)"] += 0
         if frame.name not in self._plain:
             self._follow(func, args, kwargs, result)
         if skipped:
