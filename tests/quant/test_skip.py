@@ -239,3 +239,10 @@ def test_weights_that_a_module_keeps_beside_its_parameters():
     network = prepare(model, INPUTS, "layer")
     torch.testing.assert_close(network.model(X), model(X))
     assert kept.kept.requires_grad and not network.model[1].kept.requires_grad
+
+
+def test_weights_of_any_type_are_counted():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3)).eval()
+    table = ribs.count(model, X)
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        assert ribs.count(model.to(kind), X.to(kind)).layers == table.layers

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import ribs
-from ribs.quant.inputs import as_inputs
+from ribs.quant.inputs import Inputs, as_inputs
 from ribs.select.loss import measure
 
 
@@ -85,6 +85,11 @@ class Branches(nn.Module):
         return self.head(self.unused(x) if flag else x), None
 
 
+class Named(nn.Module):
+    def forward(self, x):
+        return {"out": x, "aux": x}
+
+
 def tokens(samples, length, seed):
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(11, (samples, length), generator=generator)
@@ -126,3 +131,42 @@ def test_the_loss_is_that_of_the_returned_model(case):
             losses.append(measure(options["loss"], inputs.call(model), inputs.call(result.model), inputs))
     assert result.loss == pytest.approx(float(torch.cat(losses).mean()), rel=1e-5) and result.loss > 0
     assert len(set(result.bits.values())) > 1, "so that it was measured from some unit on"
+
+
+@pytest.mark.parametrize("method", ["ribs", "kl", "hawq", "limpq", "fracbits", "dnas", "sqnr", "uniform"])
+def test_every_method_takes_a_loss_that_asks_for_the_inputs(method):
+    """Of a dictionary, whose losses are worth as much as the first input of a sample says."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 5), Named()).eval()
+    loader = vectors((6, 8), (2, 8))
+
+    def weighted(reference, output, inputs):
+        return inputs.args[0][:, 0].square() * ribs.losses.KLDivergence(at="out")(reference, output)
+
+    [run] = ribs.compare(
+        model,
+        loader,
+        [ribs.Budget(bops="4/4")],
+        methods=[method],
+        seeds=[0],
+        bits=(2, 8),
+        loss=weighted,
+        progress=False,
+    ).runs
+    result = ribs.quantize(model, loader, run.bits, loss=weighted, progress=False)
+    assert run.loss == pytest.approx(result.loss, rel=1e-6)
+    with torch.no_grad():
+        losses = [weighted(model(x), result.model(x), Inputs((x,), {})) for x in loader]
+    assert run.loss == pytest.approx(float(torch.cat(losses).mean()), rel=1e-5)
+
+
+def test_the_fisher_matrix_is_that_of_the_logits_that_the_loss_finds():
+    layers = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 5)).eval()
+    model = nn.Sequential(*layers, Named()).eval()
+    options = {"methods": ["fisher"], "seeds": [0], "bits": (2, 8), "progress": False}
+    budgets, loss = [ribs.Budget(bops="4/4")], ribs.losses.KLDivergence(at="out")
+    named = ribs.compare(model, vectors((6, 8)), budgets, loss=loss, **options)
+    plain = ribs.compare(layers, vectors((6, 8)), budgets, **options)
+    assert named.runs[0].bits == plain.runs[0].bits
+    with pytest.raises(TypeError, match=r"'out': a .* 'aux': a "):
+        ribs.compare(model, vectors((6, 8)), budgets, **options)
