@@ -14,10 +14,13 @@ import ribs
 from ribs.quant.inputs import Inputs
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
 from ribs.quant.network import calibrate, prepare
+from ribs.quant.skip import Skip
+from ribs.quant.trace import trace
 from test_products import Calls, flash, weights
 
 X = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
 INPUTS = Inputs((X,), {})
+LOSS = ribs.losses.Dense(dim=-1)
 
 
 def build():
@@ -62,7 +65,7 @@ def test_what_is_skipped_stays_and_counts_at_32_bits(skip, gone):
     left = [name for name in ALL if name not in gone]
     assert {unit.name for unit in network.units} == layers_under_quantizers(network) == set(left)
     with pytest.warns(UserWarning):
-        result = ribs.quantize(model, [X], 2, skip=skip, loss=lambda a, b: (a - b).square().sum((1, 2)), progress=False)
+        result = ribs.quantize(model, [X], 2, skip=skip, loss=LOSS, progress=False)
     pinned = {name: (32, 32) if name in gone else (2, 2) for name in ALL}
     table = ribs.count(model, X)
     assert (result.bops, result.size_mib) == (table.bops(pinned), table.size_mib(pinned))
@@ -175,6 +178,37 @@ def test_a_skipped_norm_partner_is_not_folded_and_a_block_keeps_its_other_layers
     torch.testing.assert_close(network.model(x), model(x))
 
 
+def test_fused_attention_that_is_skipped_is_named():
+    """Nothing counts what it multiplies; the layer beside it is quantized."""
+    fused = Calls(lambda m, x: flash(*m.qkv(x).chunk(3, -1)), qkv=nn.Linear(8, 24))
+    with pytest.warns(
+        UserWarning, match=r"960 MACs .* in 0 \(ribs_tests::flash_attn, which may multiply\); skipped 0.qkv"
+    ):
+        network = prepare(nn.Sequential(fused, nn.Linear(8, 3)).eval(), INPUTS, "layer", ["0"])
+    assert [unit.name for unit in network.units] == ["1"]
+
+
+def test_what_is_skipped_is_no_side_of_a_sum_and_no_reader():
+    def call(m, x):
+        y = m.one(x)
+        return m.last(m.two(y) + m.three(y))
+
+    parts = {name: nn.Linear(8, 8) for name in ("one", "two", "three", "last")}
+    model = Calls(call, **parts).eval()
+    assert trace(model, INPUTS).sums == (("two", "three"),)
+    found = trace(model, INPUTS, Skip(model, ["three"]))
+    assert found.sums == () and found.moments == ("one", "two", "last")
+    assert [(read.layer, read.born, read.last) for read in found.reads] == [
+        ("one", -1, 0),
+        ("two", 0, 1),
+        ("last", 1, 2),
+    ]
+    with pytest.warns(UserWarning, match="skipped three"):
+        budget = ribs.Budget(activation_memory="4/4")
+        result = ribs.search(model, [X], budget, ties="auto", skip=["three"], loss=LOSS, iterations=2, progress=False)
+    assert list(result.bits) == ["one", "two", "last"]
+
+
 def test_a_shared_module_goes_by_any_of_its_names():
     shared = nn.Linear(8, 8)
     model = nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(8, 3)).eval()
@@ -205,3 +239,10 @@ def test_weights_that_a_module_keeps_beside_its_parameters():
     network = prepare(model, INPUTS, "layer")
     torch.testing.assert_close(network.model(X), model(X))
     assert kept.kept.requires_grad and not network.model[1].kept.requires_grad
+
+
+def test_weights_of_any_type_are_counted():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3)).eval()
+    table = ribs.count(model, X)
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        assert ribs.count(model.to(kind), X.to(kind)).layers == table.layers

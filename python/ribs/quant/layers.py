@@ -19,14 +19,15 @@ from ribs.quant.integer import IntegerProduct
 from ribs.quant.products import LEFT, OPENED, RIGHT, Product, find_product, is_plain
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer
 from ribs.quant.trace import Site
+from ribs.quant.tree import Leaf
 from ribs.quant.weights import KeptWeights
 
 
 @dataclass(frozen=True)
-class Rest:
+class Rest(Leaf):
     """A product without those of its operands that depend on the network's inputs.
 
-    No tensor, so that what takes the tensors of a call for samples leaves it alone.
+    A leaf, so that what takes the tensors of a call for samples leaves it alone.
     run: f(left, right, added), computes it; None for the layer's own.
     fixed: the operands that it holds, by their place.
     call: number of the layer's call in this pass.

@@ -140,7 +140,7 @@ def is_plain(module: nn.Module) -> bool:
 def fused_operator(func: Callable[..., Any]) -> str | None:
     """Why the operator cannot be quantized, where it is fused attention, whose products cannot be seen."""
     name = _operator_name(func)
-    return _fused(name) if any(part in name for part in FUSED) else None
+    return _fused(name) if _is_fused(name) else None
 
 
 def fused_within(error: Exception, model: nn.Module) -> dict[str, str]:
@@ -155,6 +155,10 @@ def fused_within(error: Exception, model: nn.Module) -> dict[str, str]:
     return {}
 
 
+def _is_fused(name: str) -> bool:
+    return any(part in name for part in FUSED)
+
+
 def _fused(name: str) -> str:
     return (
         f"runs {name}, fused attention whose products cannot come under quantizers: open it by "
@@ -164,9 +168,10 @@ def _fused(name: str) -> str:
 
 
 def foreign_operator(func: Callable[..., Any]) -> str | None:
-    """The name of an operator that is not torch's, so that nobody knows what it multiplies."""
+    """The name of an operator of which nobody knows what it multiplies: one that is not torch's, or fused attention."""
     name = _operator_name(func)
-    return name if "::" in name and name.partition("::")[0] not in OPEN_NAMESPACES else None
+    foreign = "::" in name and name.partition("::")[0] not in OPEN_NAMESPACES
+    return name if foreign or _is_fused(name) else None
 
 
 def _operator_name(func: Callable[..., Any]) -> str:

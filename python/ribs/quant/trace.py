@@ -152,8 +152,9 @@ def trace(model: nn.Module, inputs: Inputs, skip: Skip | None = None, unfit: Rea
         result, found = _watch(shadow, one.to("meta"), skip, quantizing)
     except Exception as error:
         # A kernel of another library fails on meta, but would run unseen on real data.
-        fused = fused_within(error, shadow)
-        check_fit({**reasons, **fused} if not all(map(skip.covers, fused)) else {})
+        fused = {name: why for name, why in fused_within(error, shadow).items() if not skip.covers(name)}
+        if fused:
+            check_fit({**reasons, **fused})
         # A forward that reads values (`.item()`), or mixes in plain CPU tensors, cannot run on meta. The real
         # pass gives the same answer more slowly, and a model that is truly broken raises its own error here.
         try:
@@ -424,10 +425,10 @@ class _Watcher(TorchFunctionMode):
         skipped = False
         if product is not None:
             skipped = self._record(frame, product, result)
-        elif foreign := foreign_operator(func):
-            self.unquantized[f"{frame.name} ({foreign}, which may multiply)"] += 0
         elif self._flops() > before:
             self.unquantized[frame.name] += (self._flops() - before) // 2
+        elif foreign := foreign_operator(func):
+            self.unquantized[f"{frame.name} ({foreign}, which may multiply)"] += 0
         if frame.name not in self._plain:
             self._follow(func, args, kwargs, result)
         if product is None:
@@ -547,9 +548,9 @@ class _Watcher(TorchFunctionMode):
         """A module that runs several times must multiply alike each time, up to where it stops."""
         known = self.sites.setdefault(frame.name, frame.sites)
         if any(a != b for a, b in zip(known, frame.sites, strict=False)):
+            one, other = (", ".join(site.layer or "constants" for site in each) for each in (known, frame.sites))
             self._unfit[frame.name] = (
-                "multiplies other things in one of its calls than in another: give each its own module. It has "
-                f"{known} and {frame.sites}"
+                f"multiplies other things in one of its calls ({one}) than in another ({other}): give each a module"
             )
         self.sites[frame.name] = max(known, frame.sites, key=len)
 

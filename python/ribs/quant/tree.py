@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import SUPPORTED_NODES, tree_leaves, tree_map
 
 
+class Leaf:
+    """The base of classes whose objects are leaves, whatever they hold."""
+
+
 def leaves(tree: Any) -> list[Any]:
     """Everything that holds nothing further, in order."""
     found = []
     for leaf in tree_leaves(tree, is_leaf=_is_record):
-        found += leaves([getattr(leaf, name) for name in _fields(leaf)]) if _is_record(leaf) else [leaf]
+        found += leaves(list(_fields(leaf).values())) if _is_record(leaf) else [leaf]
     return found
 
 
@@ -31,16 +35,28 @@ def map_leaves(function: Callable[..., Any], *trees: Any) -> Any:
             return function(*found)
         made = copy.copy(found[0])
         for name in _fields(made):
-            value = map_leaves(function, *(getattr(record, name) for record in found))
-            object.__setattr__(made, name, value)  # of a frozen one too
+            value = map_leaves(function, *(_fields(record)[name] for record in found))
+            if isinstance(made, MutableMapping):
+                made[name] = value
+            else:
+                object.__setattr__(made, name, value)  # of a frozen one too
         return made
 
     return tree_map(mapped, *trees, is_leaf=_is_record)
 
 
 def _is_record(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type) and type(value) not in SUPPORTED_NODES
+    """Whether a value is a dataclass that pytrees know nothing of, or put together again by a function of its own.
+
+    The outputs of transformers are such mappings: what makes them looks into what it is given, which may be no tensor.
+    """
+    if not dataclasses.is_dataclass(value) or isinstance(value, (type, Leaf)):
+        return False
+    return isinstance(value, MutableMapping) or type(value) not in SUPPORTED_NODES
 
 
-def _fields(record: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(record) if hasattr(record, field.name)]
+def _fields(record: Any) -> dict[str, Any]:
+    if isinstance(record, MutableMapping):
+        return dict(record)
+    names = [field.name for field in dataclasses.fields(record)]
+    return {name: getattr(record, name) for name in names if hasattr(record, name)}

@@ -130,7 +130,7 @@ class LanguageModel:
     def _counts(self, inputs: Inputs, tokens: Tensor) -> Tensor:
         """[samples, tokens] bool."""
         name = "attention_mask" if self.mask is None else self.mask
-        given: dict[Place, Any] = {**dict(enumerate(inputs.args)), **dict(inputs.kwargs)}
+        given: dict[Place, Any] = dict([*enumerate(inputs.args), *inputs.kwargs.items()])
         if self.mask is None and name not in given:
             return torch.ones_like(tokens, dtype=torch.bool)
         mask = given.get(name)
