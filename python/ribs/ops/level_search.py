@@ -21,9 +21,9 @@ def search_levels(x: Tensor | Sketch, bits: Iterable[int] = range(2, 9)) -> Leve
 
     Levels of least error that contain zero cut the sorted values into runs, all but the first with its mean as the
     level. The best runs are found by dynamic programming over the bins of a sketch, merged to at most 4096 groups,
-    for all bit-widths at once, and then moved bin by bin until none wants to (Lloyd's algorithm). Values below zero
-    are rounded to zero. Where there are fewer different values than levels, the widest steps are halved until there
-    are enough, and steps are 1 where no value is positive. It runs on the CPU, wherever x is.
+    for all bit-widths at once. Values below zero are rounded to zero. Where there are fewer different values than
+    levels, the widest steps are halved until there are enough; steps are 1 where no value is positive. It runs on the
+    CPU, wherever x is.
 
     Args:
         x: float32 of any layout, finite, not empty; or a sketch, for instance the sum of several.
