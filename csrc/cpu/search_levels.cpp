@@ -13,8 +13,7 @@
 namespace ribs::cpu {
 namespace {
 
-constexpr int64_t kGroupsEach =
-    32;  // groups for each level, and their bounds: more take longer than they help
+constexpr int64_t kGroupsEach = 32;  // groups for each level, at least and at most so many in all
 constexpr int64_t kFewest = 1024, kMost = 4096;
 
 /// Ascending values that each stand for several, as sums of all before each.
