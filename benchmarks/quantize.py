@@ -1,19 +1,22 @@
-"""Fake quantization against copying the same tensor, and against what torch has.
+"""Fake quantization against copying the same tensor, and against what torch has; of softmax outputs, against the twin.
 
 Run: python benchmarks/quantize.py [threads ...]
 """
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from timing import Case, interleave, medians, table
 from torch import Tensor
 
 from ribs import ops
+from ribs.ops import twin, twin_levels
 
 QMIN, QMAX = 0, 15
 SHAPE = (64, 64, 56, 56)
+HEADS = (32, 3, 197, 197)  # attention of DeiT-T
 Run = Callable[[], object]
 
 
@@ -94,6 +97,49 @@ def peers(x: Tensor, grad: Tensor, step: Tensor, axis: int | None) -> dict[str, 
     return found
 
 
+def check_levels(x: Tensor, grad: Tensor, kind: str, tail: tuple[Any, ...]) -> None:
+    """Compare values with the twin's bits and with the nearest level, gradients with the twin's."""
+    got = getattr(ops, f"fake_quantize_{kind}")(x, *tail)
+    assert torch.equal(got, getattr(twin, f"fake_quantize_{kind}")(x, *tail))
+    native = getattr(torch.ops.ribs, f"fake_quantize_{kind}_backward")(grad, x, *tail)
+    for part, want in zip(native, getattr(twin_levels, f"fake_quantize_{kind}_backward")(grad, x, *tail), strict=True):
+        torch.testing.assert_close(part, want, rtol=1e-5, atol=1e-4)
+    if kind == "nonuniform":
+        levels = torch.nn.functional.pad(tail[0].double().cumsum(0).float(), (1, 0))
+        few = x.flatten()[:10_000].double()
+        nearest = (few[:, None] - levels.double()).abs().min(1).values
+        assert torch.equal((few - got.flatten()[:10_000].double()).abs(), nearest)
+
+
+def measure_levels(kind: str, bits: int, rounds: int = 9) -> list[Case]:
+    """Time nuLSQ or log-sqrt2 on softmax outputs, and the fit of its levels for 2 to 8 bits."""
+    x = (2 * torch.randn(HEADS)).softmax(-1)
+    grad, out = torch.randn_like(x), torch.empty_like(x)
+    search = ops.search_levels if kind == "nonuniform" else ops.search_log_sqrt2
+    found = search(x, [bits])[0][0]
+    tail = (found,) if kind == "nonuniform" else (found, bits)
+    check_levels(x, grad, kind, tail)
+    backward = f"fake_quantize_{kind}_backward"
+    functions: dict[str, Run] = {
+        "copy_": lambda: out.copy_(x),
+        "clone": lambda: x.clone(),
+        "forward": lambda: getattr(ops, f"fake_quantize_{kind}")(x, *tail),
+        "backward": lambda: getattr(torch.ops.ribs, backward)(grad, x, *tail),
+        "twin forward": lambda: getattr(twin, f"fake_quantize_{kind}")(x, *tail),
+        "twin backward": lambda: getattr(twin_levels, backward)(grad, x, *tail),
+        "fit, 2 to 8 bits": lambda: search(x),
+    }
+    took = medians(interleave(functions, rounds))
+    rows = []
+    for key, seconds in took.items():
+        ratios = {"/ copy_": seconds / took["copy_"], "/ clone": seconds / took["clone"]}
+        if key.startswith("twin "):
+            ratios["/ ribs"] = seconds / took[key.removeprefix("twin ")]
+        name = f"{kind}, {bits} bits: {key}"
+        rows.append(Case(name, "x".join(map(str, HEADS)), torch.get_num_threads(), seconds, ratios))
+    return rows
+
+
 def main() -> None:
     x = torch.randn(SHAPE).relu()
     for threads in [int(each) for each in sys.argv[1:]] or [1]:
@@ -103,6 +149,8 @@ def main() -> None:
         rows += measure("channels last", x.to(memory_format=torch.channels_last), 1)
         for n in (64, 10_000):
             rows += measure("small", torch.randn(n), None, rounds=200)
+        for kind, bits in (("nonuniform", 4), ("nonuniform", 8), ("log_sqrt2", 4)):
+            rows += measure_levels(kind, bits)
         print(table(rows), end="\n\n")
 
 

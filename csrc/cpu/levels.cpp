@@ -12,7 +12,7 @@ namespace ribs::cpu {
 namespace {
 
 constexpr int64_t kLanes = 64;    // values whose levels are searched side by side
-constexpr int32_t kCounted = 16;  // levels up to which comparing with all thresholds beats a search
+constexpr int32_t kCounted = 64;  // levels up to which comparing with all thresholds beats a search
 constexpr int64_t kCopies = 4;  // of each sum, so that neighbours in one interval do not wait for each other
 
 template <class Params>

@@ -8,16 +8,13 @@
 
 // Levels of least squared error, the lowest of them zero: nearest levels cut ascending values into runs, and
 // the best level of a run but the first is its mean. So the best runs are found one level after the other,
-// for all bit-widths at once, over some thousand groups of values, and then moved value by value until none
-// wants to.
+// for all bit-widths at once, over some thousand groups of values.
 
 namespace ribs::cpu {
 namespace {
 
-constexpr int64_t kGroupsEach =
-    32;  // groups for each level, and their bounds: more take longer than they help
+constexpr int64_t kGroupsEach = 32;  // groups for each level, at least and at most so many in all
 constexpr int64_t kFewest = 1024, kMost = 4096;
-constexpr int kRefinements = 200;
 
 /// Ascending values that each stand for several, as sums of all before each.
 struct Runs {
@@ -112,19 +109,6 @@ class Programming {
     std::vector<std::vector<uint16_t>> begins_;  // by level, then by end
 };
 
-/// Moves levels to the means of what is nearest to them, until nothing changes (Lloyd).
-void refine(const Runs& runs, std::vector<double>& levels) {
-    std::vector<size_t> begins(levels.size() + 1), before;
-    begins.back() = runs.size();
-    for (int k = 0; k < kRefinements && begins != before; ++k) {
-        before = begins;
-        for (size_t i = 0; i < levels.size(); ++i)
-            begins[i] = runs.find(0.5 * ((i > 0 ? levels[i - 1] : 0.0) + levels[i]));
-        for (size_t i = 0; i < levels.size(); ++i)
-            if (begins[i] < begins[i + 1]) levels[i] = runs.mean(begins[i], begins[i + 1]);
-    }
-}
-
 /// `count` positive steps to the levels. Where these are fewer, the widest steps are halved, which makes no
 /// error larger; without any, steps are 1.
 std::vector<float> steps_to(const std::vector<double>& levels, size_t count) {
@@ -174,9 +158,7 @@ void search_levels(const SearchLevelsParams& p) {
     for (size_t level = 0; level < tops; ++level) programming.add_level();
     for (int64_t k = 0; k < p.bits_count; ++k) {
         const size_t top = (size_t{1} << p.bits[k]) - 1;
-        std::vector<double> levels = programming.means(top);
-        refine(runs, levels);
-        const std::vector<float> steps = steps_to(levels, top);
+        const std::vector<float> steps = steps_to(programming.means(top), top);
         std::copy(steps.begin(), steps.end(), p.steps + k * (kLevels - 2));
         p.saved[k] = saved_by(steps, runs);
     }

@@ -1,6 +1,7 @@
 """Levels and steps of least squared error for nuLSQ and log-sqrt2."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -54,6 +55,20 @@ def test_levels_of_uniform_values_are_those_of_the_formula(bits: int) -> None:
     (steps,), mse = ops.search_levels(x, [bits])
     assert float(mse) == pytest.approx(width**2 / 12, rel=5e-3)
     assert float(steps.sum()) == pytest.approx(1 - width / 2, rel=5e-3)
+
+
+@pytest.mark.parametrize("data", [attention, lambda: -torch.rand(30_000).log()], ids=["attention", "exponential"])
+def test_lloyd_finds_hardly_better_levels(data: Callable[[], Tensor]) -> None:
+    """Of many values the search sees groups; Lloyd's algorithm on the values themselves starts from its answer."""
+    x = data().flatten().double().sort().values
+    found = ops.search_levels(x.float(), [4, 8])
+    for steps, mse in zip(found.steps, found.mse, strict=True):
+        levels = torch.nn.functional.pad(steps.double().cumsum(0), (1, 0))
+        for _ in range(50):
+            run = torch.bucketize(x, (levels[1:] + levels[:-1]) / 2)
+            count = torch.bincount(run, minlength=len(levels))[1:].clamp(min=1)
+            levels[1:] = torch.zeros_like(levels).index_add_(0, run, x)[1:] / count
+        assert float(mse) <= 1.005 * float((x - levels[run]).square().mean())
 
 
 @pytest.mark.parametrize("bits", [3, 4])

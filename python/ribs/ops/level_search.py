@@ -21,9 +21,9 @@ def search_levels(x: Tensor | Sketch, bits: Iterable[int] = range(2, 9)) -> Leve
 
     Levels of least error that contain zero cut the sorted values into runs, all but the first with its mean as the
     level. The best runs are found by dynamic programming over the bins of a sketch, merged to at most 4096 groups,
-    for all bit-widths at once, and then moved bin by bin until none wants to (Lloyd's algorithm). Values below zero
-    are rounded to zero. Where there are fewer different values than levels, the widest steps are halved until there
-    are enough, and steps are 1 where no value is positive. It runs on the CPU, wherever x is.
+    for all bit-widths at once. Values below zero are rounded to zero. Where there are fewer different values than
+    levels, the widest steps are halved until there are enough; steps are 1 where no value is positive. It runs on the
+    CPU, wherever x is.
 
     Args:
         x: float32 of any layout, finite, not empty; or a sketch, for instance the sum of several.
@@ -37,7 +37,7 @@ def search_levels(x: Tensor | Sketch, bits: Iterable[int] = range(2, 9)) -> Leve
         ValueError: a bit-width is out of range, the sketch is damaged, or x is empty or not finite.
     """
     widths = check.bit_widths(_LEVELS, bits)
-    found = _sketched(_LEVELS, x)
+    found, device = _sketched(_LEVELS, x)
     means, counts = _bins(found)
     positive = means > 0
     means, counts = means[positive].contiguous(), counts[positive].contiguous()
@@ -45,8 +45,7 @@ def search_levels(x: Tensor | Sketch, bits: Iterable[int] = range(2, 9)) -> Leve
     saved = torch.empty(len(widths), dtype=torch.float64)
     _core.search_levels(means.data_ptr(), counts.data_ptr(), len(means), widths, steps.data_ptr(), saved.data_ptr())
     mse = ((found.square - saved) / found.count).clamp(min=0).float()
-    device = found.places.device
-    rows = (row[: 2**width - 1].to(device) for row, width in zip(steps, widths, strict=True))
+    rows = (row[: 2**width - 1].to(device, copy=True) for row, width in zip(steps, widths, strict=True))
     return LevelSearch(tuple(rows), mse.to(device))
 
 
@@ -67,7 +66,7 @@ def search_log_sqrt2(x: Tensor | Sketch, bits: Iterable[int] = range(2, 9)) -> L
         ValueError: as for `search_levels`.
     """
     widths = check.bit_widths(_LOG_SQRT2, bits)
-    found = _sketched(_LOG_SQRT2, x)
+    found, device = _sketched(_LOG_SQRT2, x)
     means, counts = _bins(found)
     rank = counts.cumsum(0)
     at = [int(torch.searchsorted(rank, found.count * percentile)) for percentile in PERCENTILES]
@@ -82,20 +81,21 @@ def search_log_sqrt2(x: Tensor | Sketch, bits: Iterable[int] = range(2, 9)) -> L
     ]
     error, best = torch.tensor(errors, dtype=torch.float64).flip(1).min(1)
     mse = ((error + inside) / found.count).clamp(min=0).float()
-    device = found.places.device
     return LogSearch(steps.flip(0)[best].to(device), mse.to(device))
 
 
-def _sketched(op: str, x: Tensor | Sketch) -> Sketch:
+def _sketched(op: str, x: Tensor | Sketch) -> tuple[Sketch, torch.device]:
+    """Give a sketch on the CPU, and the device of x."""
     if isinstance(x, Sketch):
         check.sketch(op, x)
-        return x
-    check.searchable(op, x, None)
-    return sketch(x)
+    else:
+        check.searchable(op, x, None)
+        x = sketch(x)
+    return Sketch(*(part.cpu() for part in vars(x).values())), x.places.device
 
 
 def _bins(x: Sketch) -> tuple[Tensor, Tensor]:
-    """Give the means of bins, ascending, and their counts, on the CPU."""
-    means, counts = (each.cpu() for each in x.means())
+    """Give the means of bins, ascending, and their counts."""
+    means, counts = x.means()
     order = means.argsort()
     return means[order], counts[order]
