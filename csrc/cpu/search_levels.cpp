@@ -8,13 +8,12 @@
 
 // Levels of least squared error, the lowest of them zero: nearest levels cut ascending values into runs, and
 // the best level of a run but the first is its mean. So the best runs are found one level after the other,
-// for all bit-widths at once, over some thousand groups of values.
+// for all bit-widths at once, over groups of values.
 
 namespace ribs::cpu {
 namespace {
 
-constexpr int64_t kGroupsEach = 32;  // groups for each level, at least and at most so many in all
-constexpr int64_t kFewest = 1024, kMost = 4096;
+constexpr int64_t kGroups = 4096;  // whatever the bit-widths, so that none depends on the others
 
 /// Ascending values that each stand for several, as sums of all before each.
 struct Runs {
@@ -44,7 +43,7 @@ struct Runs {
 
 /// Where groups of values begin, and the end. Levels are best spaced as the cube root of the density, so
 /// groups get equal shares of its integral.
-std::vector<size_t> groups_of(const Runs& runs, const SearchLevelsParams& p, int64_t count) {
+std::vector<size_t> groups_of(const Runs& runs, const SearchLevelsParams& p) {
     const size_t n = runs.size();
     std::vector<double> weights{0.0};
     for (size_t i = 0; i < n; ++i) {
@@ -55,9 +54,9 @@ std::vector<size_t> groups_of(const Runs& runs, const SearchLevelsParams& p, int
     std::vector<size_t> edges;
     double next = 0.0;
     for (size_t i = 0; i < n; ++i)
-        if (static_cast<int64_t>(n) <= count || weights[i] >= next) {
+        if (static_cast<int64_t>(n) <= kGroups || weights[i] >= next) {
             edges.push_back(i);
-            next = weights.back() * static_cast<double>(edges.size()) / static_cast<double>(count);
+            next = weights.back() * static_cast<double>(edges.size()) / static_cast<double>(kGroups);
         }
     edges.push_back(n);
     return edges;
@@ -153,8 +152,7 @@ void search_levels(const SearchLevelsParams& p) {
     const Runs runs(p);
     const int32_t most = *std::max_element(p.bits, p.bits + p.bits_count);
     const size_t tops = (size_t{1} << most) - 1;
-    Programming programming(runs,
-                            groups_of(runs, p, std::clamp<int64_t>(kGroupsEach << most, kFewest, kMost)));
+    Programming programming(runs, groups_of(runs, p));
     for (size_t level = 0; level < tops; ++level) programming.add_level();
     for (int64_t k = 0; k < p.bits_count; ++k) {
         const size_t top = (size_t{1} << p.bits[k]) - 1;
