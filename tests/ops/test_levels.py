@@ -151,8 +151,9 @@ def test_float64_runs_in_torch(kind: str) -> None:
 @KINDS
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_is_rounded_once_and_refused_on_the_cpu(dtype: torch.dtype, kind: str) -> None:
-    run, _, tail = operator(kind, 4)
+    run, slow, tail = operator(kind, 4)
     x = torch.rand(3000).to(dtype)
+    same_bits(slow(x, *tail), slow(x.float(), *tail).to(dtype))
     with pytest.raises(TypeError, match=rf"x dtype={dtype} is not supported; .* or move it to CUDA"):
         run(x, *tail)
     if torch.cuda.is_available():

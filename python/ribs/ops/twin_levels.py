@@ -29,7 +29,6 @@ class LogSearch(NamedTuple):
 
 def fake_quantize_nonuniform(x: Tensor, steps: Tensor) -> Tensor:
     """Round x to zero and to sums of the steps; see `ribs.ops.fake_quantize_nonuniform`."""
-    check.levels("fake_quantize_nonuniform", x, steps)
     return _rounded(x, *_nonuniform_table(steps))
 
 
@@ -41,7 +40,6 @@ def fake_quantize_nonuniform_backward(grad: Tensor, x: Tensor, steps: Tensor) ->
 
 def fake_quantize_log_sqrt2(x: Tensor, step: Tensor, bits: int) -> Tensor:
     """Round x to zero and to half octaves below the step; see `ribs.ops.fake_quantize_log_sqrt2`."""
-    check.levels("fake_quantize_log_sqrt2", x, step, bits)
     return _rounded(x, *_log_sqrt2_table(step, bits))
 
 
