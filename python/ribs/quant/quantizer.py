@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ribs import ops
+from ribs.quant.recipe import ShareLevels
 from ribs.quant.watch import Watch
 
 FLOAT_BITS = 32  # "not quantized", in configurations and costs alike
-ShareLevels = Literal["nonuniform", "log_sqrt2"]
 Steps = tuple[Tensor, Tensor]  # (step, zero point), each [K], or [K, channels] with an axis
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ribs import ops
 from ribs.quant.quantizer import Steps, code_range
+from ribs.quant.recipe import Ranges
 
-Ranges = Literal["minmax", "mse", "percentile"]
 PERCENTILES = (0.999, 0.9999, 0.99999)  # of RepQ-ViT
 
 

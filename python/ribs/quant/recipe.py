@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from ribs.quant.quantizer import ShareLevels
-from ribs.quant.ranges import Ranges
-from ribs.quant.trace import Trace
+if TYPE_CHECKING:
+    from ribs.quant.trace import Trace
 
 RecipeName = Literal["minmax", "mse", "repq", "repq+"]
+Ranges = Literal["minmax", "mse", "percentile"]
+ShareLevels = Literal["nonuniform", "log_sqrt2"]
 
 
 @dataclass(frozen=True)
