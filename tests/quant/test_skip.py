@@ -184,7 +184,7 @@ def test_fused_attention_that_is_skipped_is_named():
     with pytest.warns(
         UserWarning, match=r"960 MACs .* in 0 \(ribs_tests::flash_attn, which may multiply\); skipped 0.qkv"
     ):
-        network = prepare(nn.Sequential(fused, nn.Linear(8, 3)).eval(), INPUTS, "layer", ["0"])
+        network = prepare(nn.Sequential(fused, nn.Linear(8, 3)).eval(), INPUTS, "layer", skip=["0"])
     assert [unit.name for unit in network.units] == ["1"]
 
 

@@ -325,7 +325,10 @@ def test_settings_side_by_side_give_what_each_gives_alone(case):
             beside = replay.run_side_by_side(plan, recording, start, inputs, index, settings)
             for setting, output in zip(settings, beside, strict=True):
                 setting()
-                assert_equal(replay.run(plan, recording, start, inputs), output, unit.name)
+                # Larger batches are rounded otherwise on some machines; a search then runs what it measures alone.
+                alone = replay.run(plan, recording, start, inputs)
+                for a, b in zip(leaves(alone), leaves(output), strict=True):
+                    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=unit.name)
 
 
 @torch.no_grad()

@@ -174,4 +174,7 @@ def test_a_shard_that_takes_another_route_is_measured_as_it_is():
         found = sensitivity.measure(probes((2, 2, 2)), shard)
         fresh = Sensitivity(prepared, shards, CANDIDATES, kl_divergence)
         for choice, losses in zip(probes((2, 2, 2)), found, strict=True):
-            np.testing.assert_array_equal(losses, fresh.again(choice)[8 * shard : 8 * shard + 8])
+            prepared.configure(
+                {u.name: CANDIDATES[i][k] for i, (u, k) in enumerate(zip(prepared.units, choice, strict=True))}
+            )
+            np.testing.assert_array_equal(losses, fresh.losses_of(prepared)[8 * shard : 8 * shard + 8])
