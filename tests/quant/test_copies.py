@@ -42,7 +42,8 @@ def test_a_wrapped_model_is_the_model_within(kind, inner):
     else:
         wrapped = WRAPPERS[kind](wrapped)
     before = list(map(id, wrapped.modules()))
-    found = [ribs.search(each, [X], ribs.Budget(bops="4/4"), progress=False) for each in (model, wrapped)]
+    options = {"bits": (2, 8), "iterations": 1, "progress": False}
+    found = [ribs.search(each, [X], ribs.Budget(bops="4/4"), **options) for each in (model, wrapped)]
     assert found[0].bits == found[1].bits and list(found[0].bits) == ["0", "2.0", "3"]
     assert found[0].loss == found[1].loss
     assert ribs.count(wrapped, X).units == ribs.count(model, X).units

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.utils._pytree import tree_leaves
 
 from ribs.quant.skip import Reasons
-from ribs.quant.tree import tensors
 
 OF_TORCH = frozenset(vars(nn.Module())) - {"training"}  # parameters, buffers, submodules and hooks
 
@@ -47,7 +47,8 @@ def copy_model(model: nn.Module, *, data: bool = True) -> tuple[nn.Module, Reaso
 
     held = {name: {k: v for k, v in vars(m).items() if k not in OF_TORCH} for name, m in model.named_modules()}
     # Weights that torch.nn.utils.weight_norm and the like make of parameters and keep, which deepcopy refuses.
-    memo: dict[int, Any] = {id(each): place(each) for each in tensors(list(held.values())) if not each.is_leaf}
+    kept = [each for each in tree_leaves(held) if isinstance(each, Tensor) and not each.is_leaf]
+    memo: dict[int, Any] = {id(each): place(each) for each in kept}
     if not data:
         memo.update((id(each), nn.Parameter(place(each), requires_grad=False)) for each in model.parameters())
         memo.update((id(each), place(each)) for each in model.buffers())
