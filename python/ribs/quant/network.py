@@ -114,7 +114,7 @@ class QuantizedNetwork:
 
 def _integer(layer: QuantizedLayer) -> IntegerProduct | None:
     """The layer as a product of integers, or None where there is no operator for it."""
-    if not supports(layer.layer):
+    if layer.held is not None or not supports(layer.layer):
         return None
     return IntegerProduct(layer.layer, layer.weight_quantizer, layer.input_quantizer, layer.kept)
 
@@ -128,10 +128,7 @@ def prepare(model: nn.Module, inputs: Inputs, units: UnitScheme = "block") -> Qu
     """
     check_model(model)
     seen = trace(model, inputs)
-    grouped = find_units(model, seen.layers, units)
-    network = copy.deepcopy(model).requires_grad_(False)
-    fold_batch_norms(network, seen.batch_norms)
-    network, repeats = _with_quantizers(network, seen)
+    network = assemble(model, seen, find_units(model, seen.layers, units))
     if seen.unquantized:
         places = ", ".join(name or "outside of any module" for name in seen.unquantized)
         warnings.warn(
@@ -139,11 +136,18 @@ def prepare(model: nn.Module, inputs: Inputs, units: UnitScheme = "block") -> Qu
             f"that ribs has no quantizers for, in {places}",
             stacklevel=3,
         )
-    network.eval()
-    if any(isinstance(module, QuantizedLayer) and not module.plain for module in network.modules()):
+    if any(isinstance(module, QuantizedLayer) and not module.plain for module in network.model.modules()):
         with torch.no_grad():
-            inputs.head(1).to(next(network.parameters()).device).call(network)  # shows the weights that are made anew
-    return QuantizedNetwork(network, seen, grouped, repeats)
+            inputs.head(1).to(network.device).call(network.model)  # shows the weights that are made anew
+    return network
+
+
+def assemble(model: nn.Module, seen: Trace, units: tuple[Unit, ...]) -> QuantizedNetwork:
+    """As `prepare`, of a model that was traced and divided into units before; nothing is run."""
+    network = copy.deepcopy(model).requires_grad_(False)
+    fold_batch_norms(network, seen.batch_norms)
+    network, repeats = _with_quantizers(network, seen)
+    return QuantizedNetwork(network.eval(), seen, units, repeats)
 
 
 def _with_quantizers(network: nn.Module, seen: Trace) -> tuple[nn.Module, Repeats]:

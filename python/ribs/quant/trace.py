@@ -39,6 +39,7 @@ SUMS: frozenset[Callable[..., Any]] = frozenset(
     {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 )
 IN_PLACE = ("__iadd__", "__isub__", "__imul__", "__itruediv__")
+VALUES = ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__")  # give numbers of a tensor
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ class Trace:
     reads: the tensors that layers read, each once for each layer that reads it.
     sums: the layers whose outputs were added, two sides a sum. What is computed from one output alone counts as it;
         a sum is no layer's output.
+    sources: by layer, the parameters and buffers that its weights are or are computed from.
+    otherwise: parameters and buffers that are not only read to multiply by, as weights of layers.
     """
 
     layers: tuple[Layer, ...]
@@ -127,6 +130,8 @@ class Trace:
     moments: tuple[str, ...]
     reads: tuple[Read, ...]
     sums: tuple[tuple[str, str], ...]
+    sources: dict[str, tuple[str, ...]]
+    otherwise: tuple[str, ...]
 
 
 def trace(model: nn.Module, inputs: Inputs) -> Trace:
@@ -175,6 +180,7 @@ def _watch(model: nn.Module, inputs: Inputs) -> Trace:
             watcher.origins[id(tensor)] = None
         output = inputs.call(model)
     watcher.count_uses(output)
+    watcher.read_otherwise(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
     layers = tuple(watcher.layers())
     counted = sum(layer.macs for layer in layers) + sum(watcher.unquantized.values())
     unseen = flops.get_total_flops() // 2 - counted
@@ -192,6 +198,8 @@ def _watch(model: nn.Module, inputs: Inputs) -> Trace:
         tuple(watcher.moments),
         tuple(watcher.reads()),
         tuple(watcher.sums),
+        {name: tuple(sorted(sources)) for name, sources in watcher.sources.items()},
+        tuple(sorted(watcher.otherwise)),
     )
 
 
@@ -235,6 +243,8 @@ class _Watcher(TorchFunctionMode):
         self.unquantized: Counter[str] = Counter()
         self.moments: list[str] = []
         self.sums: list[tuple[str, str]] = []
+        self.sources: dict[str, frozenset[str]] = {}
+        self.otherwise: set[str] = set()
         self.origins: dict[int, frozenset[str] | None] = {}
         self._flops = flops
         self._stack = [_Frame("", ())]
@@ -320,6 +330,11 @@ class _Watcher(TorchFunctionMode):
         self._alive.update({id(tensor): tensor, id(memory): memory})
         self._born.setdefault(id(memory), len(self.moments) - 1)
 
+    def read_otherwise(self, tensors: Iterable[Any]) -> None:
+        """What these tensors were computed from is read, and not as weights of a layer."""
+        for tensor in tensors:
+            self.otherwise |= self._origin([tensor]) or set()
+
     def _origin(self, tensors: Iterable[Any]) -> frozenset[str] | None:
         """What a function of these tensors is computed from. A tensor that nothing is known of may be an input."""
         found: frozenset[str] = frozenset()
@@ -331,12 +346,16 @@ class _Watcher(TorchFunctionMode):
             found = found.union(*origins)  # type: ignore[arg-type]
         return found
 
-    def _follow(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    def _follow(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, product: bool
+    ) -> None:
         """When tensors are made and wanted, whose output they are and what they are computed from."""
         operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         changed = [args[0]] if _changes_first(func) and args and isinstance(args[0], Tensor) else []
         if not results and not changed:
+            if getattr(func, "__name__", "") in VALUES:
+                self.read_otherwise(operands)
             return  # a question for a shape or the like
         for tensor in [*operands, *results]:
             self.see(tensor)
@@ -344,6 +363,8 @@ class _Watcher(TorchFunctionMode):
             memory = id(_memory(tensor))
             self._last[memory] = max(self._last.get(memory, -1), len(self.moments) - 1)
         origin = self._origin(operands)
+        if origin is None and not product:
+            self.read_otherwise(operands)
         for tensor in [*results, *changed, *map(_memory, changed)]:
             self.origins[id(tensor)] = origin
         sources = [self._source[id(tensor)] for tensor in operands if id(tensor) in self._source]
@@ -392,7 +413,7 @@ class _Watcher(TorchFunctionMode):
         elif self._flops() > before:
             self.unquantized[frame.name] += (self._flops() - before) // 2
         if frame.name not in self._plain:
-            self._follow(func, args, kwargs, result)
+            self._follow(func, args, kwargs, result, product is not None)
         if product is not None and frame.sites[-1].weight is not None:
             self._source[id(result)] = str(frame.sites[-1].layer)
         return result
@@ -405,6 +426,9 @@ class _Watcher(TorchFunctionMode):
             self.unquantized[frame.name] += macs
             return
         left, right, added = product.values
+        self.read_otherwise(
+            value for place, value in enumerate(product.values) if value is not None and place != site.weight
+        )
         if site.weight is None:
             self.calls.setdefault(site.layer, _Layer("matmul")).macs += macs
             self._reads(site.layer, (left, right))
@@ -417,6 +441,7 @@ class _Watcher(TorchFunctionMode):
         layer = self.calls.setdefault(site.layer, _Layer(kind, weight.numel(), channels, biased))
         layer.macs += macs
         layer.outputs.append(result)
+        self.sources[site.layer] = self.sources.get(site.layer, frozenset()) | (self._origin([weight]) or set())
         self._stored |= self._origin([weight] if added is None or not biased else [weight, added]) or set()
         module = self._modules.get(site.layer)
         if site.layer == frame.name:

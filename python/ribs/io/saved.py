@@ -1,0 +1,101 @@
+"""`Result.save` and `ribs.load`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ribs.io import folder as files
+from ribs.io import schema
+from ribs.io.check import check_content, check_fits, check_modules
+from ribs.io.content import Content, SavedLayer
+from ribs.io.quantizers import load_quantizer
+from ribs.io.tensors import other_tensors, pack, packed_shapes, quantized_layers, save_layers, unpack
+from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
+from ribs.quant.network import assemble, check_model
+from ribs.quant.quantizer import FakeQuantizer
+from ribs.select.bit_table import as_csv, as_json
+from ribs.select.result import Result
+
+
+@torch.no_grad()
+def save(result: Result, path: str | os.PathLike[str]) -> None:
+    """`Result.save`."""
+    files.check_free(Path(path))
+    costs = result.costs
+    layers = quantized_layers(result.model, costs.trace)
+    for unit in costs.groups:
+        if any(_bits(layers[name]) != _bits(layers[name], result.bits[unit.name]) for name in unit.layers):
+            raise ValueError(f"[save] the layers of {unit.name!r} no longer have the bits of the result")
+    saved = save_layers(layers, costs.trace)
+    tensors = {**pack(layers, saved), **other_tensors(result.model, saved, costs.trace)}
+    unknown = [name for name, tensor in tensors.items() if tensor.dtype not in files.DTYPES.values()]
+    if unknown:
+        raise TypeError(f"[save] {unknown[0]!r} is {tensors[unknown[0]].dtype}, which cannot be saved")
+    weights, described = files.weights_file(tensors)
+    content = schema.encode(Content, Content.of(result, saved, described))
+    files.write(
+        Path(path),
+        {
+            files.WEIGHTS: weights,
+            files.RESULT: files.result_file(content),
+            "bits.json": as_json(result.bits).encode(),
+            "bits.csv": as_csv(result.bits).encode(),
+        },
+    )
+
+
+@torch.no_grad()
+def load(path: str | os.PathLike[str], model: nn.Module) -> Result:
+    """Build the quantized network of a saved result again.
+
+    path: the folder that `Result.save` wrote.
+    model: a float model of the same class and options, in eval mode; its weights do not matter, and it is not changed.
+    Returns: the result, with all that it had. Its model is on the device of `model` and gives the outputs of the one
+        saved, to the last bit on the same machine.
+    Raises: FormatError where the folder is damaged, not one of ribs', of a newer version, or of another model, naming
+        the first difference; OSError where it cannot be read; ValueError or TypeError for a model that
+        `ribs.search` would refuse.
+    """
+    folder = Path(path)
+    check_model(model)
+    content = schema.decode(Content, files.read_result(folder), "the saved result")
+    check_content(content)
+    check_fits(content, model)
+    network = assemble(model, content.trace, content.units).model
+    check_modules(content, network)
+    layers = quantized_layers(network, content.trace)
+    others = other_tensors(network, content.layers, content.trace)
+    expected = {name: (each.dtype, tuple(each.shape)) for name, each in others.items()}
+    tensors = files.read_weights(folder, content.weights, {**packed_shapes(content.layers), **expected})
+    for name, each in others.items():
+        each.copy_(tensors[name])
+    unpack(layers, content.layers, tensors)
+    device = next(model.parameters()).device
+    for name, layer in layers.items():
+        _put_quantizers(name, layer, content.layers[name], device)
+    return content.result(network)
+
+
+def _bits(layer: QuantizedLayer | QuantizedMatmul, bits: tuple[int, int] | None = None) -> tuple[int, ...]:
+    """The bits of all quantizers of a layer, as they are or as they should be."""
+    weights = (layer.weight_quantizer,) if isinstance(layer, QuantizedLayer) else ()
+    if bits is None:
+        return tuple(each.bits for each in (*weights, *layer.activation_quantizers))
+    return (*(bits[:1] * len(weights)), *(bits[1:] * len(layer.activation_quantizers)))
+
+
+def _put_quantizers(
+    name: str, layer: QuantizedLayer | QuantizedMatmul, saved: SavedLayer, device: torch.device
+) -> None:
+    made: list[FakeQuantizer] = [
+        load_quantizer(each, f"quantizer {number} of {name!r}", device) for number, each in enumerate(saved.inputs)
+    ]
+    if isinstance(layer, QuantizedLayer):
+        layer.input_quantizer, *later = made
+    else:
+        layer.left_quantizer, layer.right_quantizer, *later = made
+    layer.later = nn.ModuleList(later)

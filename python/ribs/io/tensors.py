@@ -1,0 +1,168 @@
+"""The tensors of a quantized network as they are saved: weights as packed codes, all others as they are.
+
+Of a layer `name` with quantized weights there are `name.weight_packed`, int32 [1, words], its codes counted from the
+smallest that its bits have, in one dense stream, the least significant bit first, filled up with zeros to whole words;
+and `name.weight_scale`, float32 [channels], its steps. All others have the names that they have in the float model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ribs import ops
+from ribs.io.content import SavedLayer, SavedWeight
+from ribs.io.errors import FormatError
+from ribs.io.quantizers import save_quantizer
+from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
+from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, code_range
+from ribs.quant.trace import Trace
+
+WORD = 4  # bytes
+Quantized = dict[str, QuantizedLayer | QuantizedMatmul]
+
+
+def quantized_layers(network: nn.Module, seen: Trace) -> Quantized:
+    """The quantized layers and matmuls by name, in the order in which they run."""
+    modules = dict(network.named_modules())
+    found: Quantized = {}
+    for layer in seen.layers:
+        module = modules[layer.name]
+        assert isinstance(module, (QuantizedLayer, QuantizedMatmul))
+        found[layer.name] = module
+    return found
+
+
+def save_layers(layers: Quantized, seen: Trace) -> dict[str, SavedLayer]:
+    """How each layer is quantized. Raises: TypeError for quantizers that cannot be saved."""
+    return {
+        name: SavedLayer(
+            _save_weight(layer, not set(seen.sources[name]).isdisjoint(seen.otherwise))
+            if isinstance(layer, QuantizedLayer)
+            else None,
+            tuple(map(save_quantizer, layer.activation_quantizers)),
+        )
+        for name, layer in layers.items()
+    }
+
+
+def pack(layers: Quantized, saved: Mapping[str, SavedLayer]) -> dict[str, Tensor]:
+    """The weights of fewer than 32 bits, by name."""
+    found: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        weight = saved[name].weight
+        if isinstance(layer, QuantizedLayer) and weight is not None and weight.bits != FLOAT_BITS:
+            codes = layer.weight_quantizer.codes(layer.multiplied.detach()).to(torch.int16).reshape(1, -1)
+            unsigned = (codes - code_range(weight.bits, True)[0]).to(torch.uint8)
+            found[_tensor(name, "weight_packed")] = ops.pack_bits(unsigned, weight.bits, align=WORD).view(torch.int32)
+            found[_tensor(name, "weight_scale")] = layer.weight_quantizer.present[0].detach().reshape(-1)
+    return {name: tensor.cpu().contiguous() for name, tensor in found.items()}
+
+
+def packed_shapes(saved: Mapping[str, SavedLayer]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """The types and shapes of what `pack` gives."""
+    shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+    for name, layer in saved.items():
+        if (weight := layer.weight) is not None and weight.bits != FLOAT_BITS:
+            words = -(-math.prod(weight.shape) * weight.bits // (8 * WORD))
+            channels = 1 if weight.axis is None else weight.shape[weight.axis]
+            shapes[_tensor(name, "weight_packed")] = torch.int32, (1, words)
+            shapes[_tensor(name, "weight_scale")] = torch.float32, (channels,)
+    return shapes
+
+
+def unpack(layers: Quantized, saved: Mapping[str, SavedLayer], tensors: Mapping[str, Tensor]) -> None:
+    """Put packed weights in their places. Raises: FormatError for steps and codes that no quantizer gives."""
+    for name, layer in layers.items():
+        weight = saved[name].weight
+        if isinstance(layer, QuantizedLayer) and weight is not None and weight.bits != FLOAT_BITS:
+            packed, step = (tensors[_tensor(name, each)] for each in ("weight_packed", "weight_scale"))
+            _put_weight(name, layer, weight, packed, step)
+
+
+def other_tensors(network: nn.Module, saved: Mapping[str, SavedLayer], seen: Trace) -> dict[str, Tensor]:
+    """What is not packed, by the names of the float model: parameters and the buffers of its state_dict.
+
+    Raises: ValueError for a name that a packed tensor has.
+    """
+    packed = {name for name, layer in saved.items() if layer.weight is not None and layer.weight.bits != FLOAT_BITS}
+    needed = set(seen.otherwise) | {source for name in saved.keys() - packed for source in seen.sources.get(name, ())}
+    replaced = {id(network.get_submodule(name)) for name in packed if not saved[name].weight.held}  # type: ignore[union-attr]
+    found: dict[str, Tensor] = {}
+    for name, tensor in _walk(network, "", replaced):
+        found.setdefault(name, tensor)
+    gone = {source for name in packed for source in seen.sources[name]} - needed
+    seen_ids = {id(found[name]) for name in gone if name in found}
+    others = {}
+    for name, tensor in found.items():
+        if id(tensor) not in seen_ids:
+            others[name] = tensor
+            seen_ids.add(id(tensor))
+    doubled = others.keys() & packed_shapes(saved).keys()
+    if doubled:
+        raise ValueError(f"[save] the model's {min(doubled)!r} has the name of packed weights; rename it")
+    return others
+
+
+def _walk(module: nn.Module, path: str, replaced: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors below a module by their names in the float model, without those of quantizers."""
+    hidden = set()
+    if isinstance(module, QuantizedLayer):
+        hidden = {"weight"} if id(module) in replaced else set()
+        if module.layer is None:
+            return
+        module = module.layer
+    buffers = ((name, each) for name, each in module._buffers.items() if name not in module._non_persistent_buffers_set)
+    for name, tensor in (*module._parameters.items(), *buffers):
+        if tensor is not None and name not in hidden:
+            yield _tensor(path, name), tensor
+    for name, child in module.named_children():
+        if not isinstance(child, (FakeQuantizer, QuantizedMatmul)):
+            yield from _walk(child, _tensor(path, name), replaced)
+
+
+def _save_weight(layer: QuantizedLayer, read_otherwise: bool) -> SavedWeight:
+    quantizer = layer.weight_quantizer
+    if quantizer.bits == FLOAT_BITS:
+        return SavedWeight(FLOAT_BITS, False, quantizer.axis, (), ())
+    if type(quantizer) is not FakeQuantizer or not quantizer.symmetric or bool(quantizer.present[1].any()):
+        raise TypeError("[save] weights with zero points or levels of their own cannot be saved")
+    codes = quantizer.codes(layer.multiplied.detach())  # in memory they lie as quantized weights do
+    held = read_otherwise or not layer.has_own_weight
+    return SavedWeight(quantizer.bits, held, quantizer.axis, tuple(codes.shape), codes.stride())
+
+
+def _put_weight(name: str, layer: QuantizedLayer, saved: SavedWeight, packed: Tensor, step: Tensor) -> None:
+    device = layer.weight_quantizer.step.device
+    if not bool((step.isfinite() & (step > 0)).all()):
+        raise FormatError(f"[load] the steps of the weights of {name!r} are not positive and finite")
+    try:
+        codes = ops.unpack_bits(packed.view(torch.uint8), saved.bits, math.prod(saved.shape), align=WORD)
+    except ValueError as error:
+        raise FormatError(f"[load] the weights of {name!r} are damaged: {error}") from None
+    sizes = [1] * len(saved.shape)
+    if saved.axis is not None:
+        sizes[saved.axis] = -1
+    values = torch.empty_strided(saved.shape, saved.stride, dtype=torch.float32, device=device)
+    # Quantized again, they are the same codes, and so the same values: a product of a code and its step is rounded by
+    # far less than half of a step.
+    signed = codes.reshape(saved.shape).float() + code_range(saved.bits, True)[0]
+    values.copy_(signed * step.reshape(sizes if saved.axis is not None else []))
+    if not bool(values.isfinite().all()):
+        raise FormatError(f"[load] the weights of {name!r} are not finite")
+    if saved.held:
+        layer.hold(values)
+    else:
+        assert layer.layer is not None
+        layer.layer.weight = nn.Parameter(values, requires_grad=False)
+    quantizer = layer.weight_quantizer
+    steps = step.to(device).reshape(1, *([] if saved.axis is None else [-1]))
+    quantizer.set_steps((saved.bits,), steps, torch.zeros_like(steps, dtype=torch.int32))
+    quantizer.set_bits(saved.bits)
+
+
+def _tensor(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
