@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def check_free(path: Path) -> None:
     if names:
         try:
             _envelope(path)
-        except FormatError as error:
+        except (FormatError, OSError) as error:
             raise FileExistsError(f"[save] {path} is not one that ribs wrote ({error}); give another folder") from None
 
 
@@ -88,7 +89,7 @@ def write(path: Path, files: Mapping[str, bytes]) -> None:
             os.rename(path, old)
             try:
                 os.rename(new, path)
-            except OSError:
+            except BaseException:
                 os.rename(old, path)
                 raise
         else:
@@ -97,7 +98,8 @@ def write(path: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(new, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
-    _sync(path.parent)
+    with suppress(OSError):  # the new names are there; a disk that fails now has the old ones, and whole folders
+        _sync(path.parent)
 
 
 def result_file(content: Mapping[str, Any]) -> bytes:
