@@ -105,7 +105,8 @@ def write(path: Path, files: Mapping[str, bytes]) -> None:
 def result_file(content: Mapping[str, Any]) -> bytes:
     """The JSON file, a line for each field."""
     lines = ",\n".join(f"  {schema.dumps(name)}: {schema.dumps(value)}" for name, value in content.items())
-    head = {"format": FORMAT, "version": VERSION, "ribs": ribs.__version__, "checksum": _checksum(content)}
+    head: dict[str, Any] = {"format": FORMAT, "version": VERSION, "ribs": ribs.__version__}
+    head["checksum"] = _checksum(head, content)
     return f'{schema.dumps(head)[:-1]},\n"content": {{\n{lines}\n}}}}\n'.encode()
 
 
@@ -120,8 +121,8 @@ def read_result(folder: Path) -> Any:
     envelope = _envelope(folder)
     if envelope.keys() != {"format", "version", "ribs", "checksum", "content"} or envelope["version"] != VERSION:
         raise FormatError(f"[load] {folder / RESULT} is damaged: it does not begin as it should")
-    content = envelope["content"]
-    if not isinstance(content, dict) or envelope["checksum"] != _checksum(content):
+    content, checksum = envelope.pop("content"), envelope.pop("checksum")
+    if not isinstance(content, dict) or checksum != _checksum(envelope, content):
         raise FormatError(f"[load] {folder / RESULT} is damaged: it is not what was written")
     return content
 
@@ -185,8 +186,8 @@ def _check_file(path: Path, saved: WeightsFile) -> None:
         raise FormatError(f"[load] {path} is damaged: it is not what was written with {RESULT}")
 
 
-def _checksum(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+def _checksum(head: Mapping[str, Any], content: Mapping[str, Any]) -> str:
+    text = json.dumps([head, content], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
