@@ -102,6 +102,17 @@ def write(path: Path, files: Mapping[str, bytes]) -> None:
         _sync(path.parent)
 
 
+def write_file(path: Path, content: bytes) -> None:
+    """Write one file, which appears whole. Raises: OSError, and then what was there still is."""
+    new = path.with_name(f".{path.name}.new-{secrets.token_hex(4)}")
+    try:
+        _write_file(new, content)
+        os.replace(new, path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
 def result_file(content: Mapping[str, Any]) -> bytes:
     """The JSON file, a line for each field."""
     lines = ",\n".join(f"  {schema.dumps(name)}: {schema.dumps(value)}" for name, value in content.items())
