@@ -120,31 +120,31 @@ class Damage:
     def _write_content(self, content: Any) -> None:
         self._write(files.RESULT, files.result_file(content))
 
-    def _change(self, tree: Any) -> None:
-        """Go down a random way, and change what is there; nearer to the root less often."""
-        while True:
-            keys = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
-            if not keys:
-                return
-            key = self.choose.choice(keys)
-            if isinstance(tree[key], (dict, list)) and tree[key] and self.choose.random() < 0.9:
-                tree = tree[key]
-                continue
-            kind = self.choose.randrange(6)
-            if kind == 0:
-                del tree[key]
-            elif kind == 1:
-                other = self.choose.choice(keys)
-                tree[key], tree[other] = tree[other], tree[key]
-            elif kind == 2 and isinstance(tree, list):
-                tree.insert(key, tree[key])
-            elif kind == 3 and isinstance(tree[key], int):
-                tree[key] += self.choose.choice([-1, 1])
-            elif kind == 4 and isinstance(tree[key], str):
-                tree[key] = tree[key][: self.choose.randrange(len(tree[key]) + 1)]
-            else:
-                tree[key] = self.choose.choice(ODD)
-            return
+    def _change(self, root: Any) -> None:
+        """Change something, at any depth."""
+        tree, key = self.choose.choice(list(places(root)))
+        kind = self.choose.randrange(6)
+        if kind == 0:
+            del tree[key]
+        elif kind == 1:
+            other = self.choose.choice(list(tree) if isinstance(tree, dict) else range(len(tree)))
+            tree[key], tree[other] = tree[other], tree[key]
+        elif kind == 2 and isinstance(tree, list):
+            tree.insert(key, tree[key])
+        elif kind == 3 and isinstance(tree[key], int):
+            tree[key] += self.choose.choice([-1, 1])
+        elif kind == 4 and isinstance(tree[key], str):
+            tree[key] = tree[key][: self.choose.randrange(len(tree[key]) + 1)]
+        else:
+            tree[key] = self.choose.choice(ODD)
+
+
+def places(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """Where values are: every dict or list with each of its keys or indices."""
+    if isinstance(tree, (dict, list)):
+        for key in tree if isinstance(tree, dict) else range(len(tree)):
+            yield tree, key
+            yield from places(tree[key])
 
 
 def run(folder: Path, count: int, seed: int = 0) -> Iterator[str]:

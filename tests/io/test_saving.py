@@ -93,6 +93,24 @@ def test_only_what_is_read_in_float_is_stored_in_float(tmp_path):
     assert kept["convs"] == {"stem.bias", "depthwise.bias", "up.bias", "fc.bias", *norm}
 
 
+@pytest.mark.parametrize("net", NETS)
+def test_files_hold_what_the_deployment_accounting_counts(net, tmp_path):
+    """Weights at their bits, their steps, and what stays in float; buffers are not counted but for statistics."""
+    make, batch = NETS[net]
+    result = quantized(made(make, 1), batch)
+    result.save(tmp_path / "a")
+    stored = header(tmp_path / "a")
+    floats = [name for name, each in stored.items() if each["dtype"] == "F32" and name != "scale"]
+    weights = sum(layer.weights * result.bits[result.costs.owner[layer.name]][0] for layer in result.costs.layers)
+    activations = json.loads((tmp_path / "a" / "result.json").read_text())["content"]["layers"].values()
+    steps = sum(len(each["step"]) for layer in activations for each in layer["inputs"])
+    deployed = replace(result.costs, accounting="deployment")
+    assert (
+        deployed.weight_bits(result.bits)
+        == weights + 8 * sum(len(stored[name]["bytes"]) for name in floats) + steps * 40
+    )
+
+
 def test_result_of_a_search_comes_back_whole(tmp_path):
     costs = {"latency": (lambda unit, bits: Fraction(sum(bits), 3), 1000)}
     result = search(budget=ribs.Budget(bops="4/4", size=(None, "5/5"), costs=costs), algorithm="paper", update_size=2)

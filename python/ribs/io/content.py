@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from ribs.quant.units import Unit
 from ribs.select.accounting import AccountingName
 from ribs.select.cost import Configuration, CostTable
 from ribs.select.result import IterationRecord, Result, SearchCost, Spending
+
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of a function that a module says it has
 
 
 @dataclass(frozen=True)
@@ -150,4 +153,4 @@ class Content:
 def describe(network: nn.Module) -> tuple[tuple[str, str, str], ...]:
     """The modules of a network but quantizers, in order, as `Content.modules` has them."""
     modules = ((name, module) for name, module in network.named_modules() if not isinstance(module, FakeQuantizer))
-    return tuple((name, type(module).__qualname__, module.extra_repr()) for name, module in modules)
+    return tuple((name, type(module).__qualname__, ADDRESS.sub("", module.extra_repr())) for name, module in modules)

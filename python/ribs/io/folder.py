@@ -114,11 +114,14 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def result_file(content: Mapping[str, Any]) -> bytes:
-    """The JSON file, a line for each field."""
+    """The JSON file, a line for each field. Raises: ValueError for one that would not be read."""
     lines = ",\n".join(f"  {schema.dumps(name)}: {schema.dumps(value)}" for name, value in content.items())
     head: dict[str, Any] = {"format": FORMAT, "version": VERSION, "ribs": ribs.__version__}
     head["checksum"] = _checksum(head, content)
-    return f'{schema.dumps(head)[:-1]},\n"content": {{\n{lines}\n}}}}\n'.encode()
+    found = f'{schema.dumps(head)[:-1]},\n"content": {{\n{lines}\n}}}}\n'.encode()
+    if len(found) > LARGEST_RESULT:
+        raise ValueError(f"[save] the result takes {len(found):,} bytes of JSON; at most {LARGEST_RESULT:,} are read")
+    return found
 
 
 def weights_file(tensors: Mapping[str, Tensor]) -> tuple[bytes, WeightsFile]:

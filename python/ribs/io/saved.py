@@ -73,8 +73,8 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> Result:
     tensors = files.read_weights(folder, content.weights, {**packed_shapes(content.layers), **expected})
     for name, each in others.items():
         each.copy_(tensors[name])
-    unpack(layers, content.layers, tensors)
     device = next(model.parameters()).device
+    unpack(layers, content.layers, tensors, device)
     for name, layer in layers.items():
         _put_quantizers(name, layer, content.layers[name], device)
     return content.result(network)

@@ -74,13 +74,16 @@ def packed_shapes(saved: Mapping[str, SavedLayer]) -> dict[str, tuple[torch.dtyp
     return shapes
 
 
-def unpack(layers: Quantized, saved: Mapping[str, SavedLayer], tensors: Mapping[str, Tensor]) -> None:
+def unpack(
+    layers: Quantized, saved: Mapping[str, SavedLayer], tensors: Mapping[str, Tensor], device: torch.device
+) -> None:
     """Put packed weights in their places. Raises: FormatError for steps and codes that no quantizer gives."""
     for name, layer in layers.items():
         weight = saved[name].weight
         if isinstance(layer, QuantizedLayer) and weight is not None and weight.bits != FLOAT_BITS:
-            packed, step = (tensors[_tensor(name, each)] for each in ("weight_packed", "weight_scale"))
-            _put_weight(name, layer, weight, packed, step)
+            step = tensors[_tensor(name, "weight_scale")]
+            values = _values(name, weight, tensors[_tensor(name, "weight_packed")], step)
+            _put_weight(layer, weight, values.to(device), step.to(device))
 
 
 def other_tensors(network: nn.Module, saved: Mapping[str, SavedLayer], seen: Trace) -> dict[str, Tensor]:
@@ -135,33 +138,33 @@ def _save_weight(layer: QuantizedLayer, read_otherwise: bool) -> SavedWeight:
     return SavedWeight(quantizer.bits, held, quantizer.axis, tuple(codes.shape), codes.stride())
 
 
-def _put_weight(name: str, layer: QuantizedLayer, saved: SavedWeight, packed: Tensor, step: Tensor) -> None:
-    device = layer.weight_quantizer.step.device
-    if not bool((step.isfinite() & (step > 0)).all()):
-        raise FormatError(f"[load] the steps of the weights of {name!r} are not positive and finite")
+def _values(name: str, saved: SavedWeight, packed: Tensor, step: Tensor) -> Tensor:
+    """The values of packed codes, in memory as they were.
+
+    Quantized again they are the same codes, and so the same values: the product of a code and its step is rounded by
+    far less than half of a step.
+    """
     try:
         codes = ops.unpack_bits(packed.view(torch.uint8), saved.bits, math.prod(saved.shape), align=WORD)
     except ValueError as error:
         raise FormatError(f"[load] the weights of {name!r} are damaged: {error}") from None
-    sizes = [1] * len(saved.shape)
-    if saved.axis is not None:
-        sizes[saved.axis] = -1
-    values = torch.empty_strided(saved.shape, saved.stride, dtype=torch.float32, device=device)
-    # Quantized again, they are the same codes, and so the same values: a product of a code and its step is rounded by
-    # far less than half of a step.
     signed = codes.reshape(saved.shape).float() + code_range(saved.bits, True)[0]
-    values.copy_(signed * step.reshape(sizes if saved.axis is not None else []))
-    if not bool(values.isfinite().all()):
-        raise FormatError(f"[load] the weights of {name!r} are not finite")
+    steps = step.reshape([-1 if dim == saved.axis else 1 for dim in range(len(saved.shape))])
+    values = torch.empty_strided(saved.shape, saved.stride, dtype=torch.float32).copy_(signed * steps)
+    if not bool((step > 0).all()) or not bool(step.isfinite().all()) or not bool(values.isfinite().all()):
+        raise FormatError(f"[load] the steps of the weights of {name!r} are not positive and finite")
+    return values
+
+
+def _put_weight(layer: QuantizedLayer, saved: SavedWeight, values: Tensor, step: Tensor) -> None:
     if saved.held:
         layer.hold(values)
     else:
         assert layer.layer is not None
         layer.layer.weight = nn.Parameter(values, requires_grad=False)
-    quantizer = layer.weight_quantizer
-    steps = step.to(device).reshape(1, *([] if saved.axis is None else [-1]))
-    quantizer.set_steps((saved.bits,), steps, torch.zeros_like(steps, dtype=torch.int32))
-    quantizer.set_bits(saved.bits)
+    steps = step.reshape(1, *([] if saved.axis is None else [-1]))
+    layer.weight_quantizer.set_steps((saved.bits,), steps, torch.zeros_like(steps, dtype=torch.int32))
+    layer.weight_quantizer.set_bits(saved.bits)
 
 
 def _tensor(path: str, name: str) -> str:

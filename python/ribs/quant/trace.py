@@ -296,6 +296,9 @@ class _Watcher(TorchFunctionMode):
         mine = {name for name in self.calls if isinstance(self._modules.get(name), LAYER_TYPES)} | gone
         counted = {id(p) for name in mine for p in self._modules[name].parameters(recurse=False)}
         counted |= {tensor for tensor, names in self.origins.items() if names and names <= self._stored}
+        # An embedding that shares its tensor with a layer is there in float beside the layer's weights.
+        kept = self.otherwise & frozenset[str]().union(*self.sources.values())
+        counted -= {tensor for tensor, name in self._given.items() if name in kept}
         left = {id(p): p for module in self._modules.values() for p in module.parameters(recurse=False)}
         statistics = [
             buffer
