@@ -5,6 +5,7 @@ Whatever is done, loading must raise a FormatError, or give a network where the 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import random
@@ -130,13 +131,13 @@ class Damage:
             other = self.choose.choice(list(tree) if isinstance(tree, dict) else range(len(tree)))
             tree[key], tree[other] = tree[other], tree[key]
         elif kind == 2 and isinstance(tree, list):
-            tree.insert(key, tree[key])
+            tree.insert(key, copy.deepcopy(tree[key]))
         elif kind == 3 and isinstance(tree[key], int):
             tree[key] += self.choose.choice([-1, 1])
         elif kind == 4 and isinstance(tree[key], str):
             tree[key] = tree[key][: self.choose.randrange(len(tree[key]) + 1)]
         else:
-            tree[key] = self.choose.choice(ODD)
+            tree[key] = copy.deepcopy(self.choose.choice(ODD))
 
 
 def places(tree: Any) -> Iterator[tuple[Any, Any]]:

@@ -167,6 +167,26 @@ def test_shapes_that_are_only_claimed_take_no_memory(saved):
         ribs.load(saved, network())
 
 
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"stride": [18, 9, 3, 1]}, "the weights of '0' have gaps"),
+        ({"stride": [1, 1, 1, 1]}, "the weights of '0' have gaps"),
+        ({"stride": [9, 9, 3]}, "'0' has no such shape"),
+        ({"shape": [2, 2, 3, 3], "stride": [18, 9, 3, 1]}, "its '0.weight' is .*4, 1, 3, 3.*, saved was .*2, 2, 3, 3"),
+        ({"shape": [4, 1, 3, 4]}, "'0' has another number of weights"),
+        ({"axis": 4}, "'0' has steps along no dimension"),
+        ({"bits": 3}, "the weights of '0' do not have the bits of its unit"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(changes, what, saved):
+    content = json.loads((saved / files.RESULT).read_text())["content"]
+    content["layers"]["0"]["weight"].update(changes)
+    rewritten(saved, layers=content["layers"])
+    with pytest.raises(ribs.FormatError, match=what):
+        ribs.load(saved, network())
+
+
 def test_fields_that_are_there_twice_are_refused():
     with pytest.raises(ribs.FormatError, match="it has a field twice"):
         schema.parse(b'{"a": 1, "b": {"c": 1, "c": 2}}', "x")
