@@ -188,7 +188,7 @@ DIFFERENT = {
     wider: r"its 'stem.weight' is torch.float32 \(4, 1, 3, 3\), saved was torch.float32 \(3, 1, 3, 3\)",
     other_stride: r"'up.layer': ConvTranspose2d\(.*stride=\(1, 1\).* where there was .*stride=\(2, 2\)",
     without_norm: "'norm' is no batch norm of the outputs of 'depthwise'",
-    longer: r"it has 'extra': Linear\(.* beside them",
+    longer: r"it has 'extra': Linear\(.* beside what was saved",
     NETS["tied"][0]: "it has no layer 'stem'",
 }
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from ribs.io.content import Content, SavedLayer, SavedWeight, describe
 from ribs.io.errors import FormatError
@@ -54,14 +52,11 @@ def check_fits(content: Content, model: nn.Module) -> None:
     modules = dict(model.named_modules())
     sites = {site.layer for each in content.trace.sites.values() for site in each}
     for layer in content.trace.layers:
-        _check_place(layer, content.layers[layer.name].weight, modules, layer.name in sites)
-    folded: Counter[str] = Counter()
-    for name, norm_name in content.trace.batch_norms:
-        norm, layer_module = modules.get(norm_name), modules.get(name)
-        folded.update((name, norm_name))
-        fits = isinstance(norm, _BatchNorm) and isinstance(layer_module, LAYER_TYPES) and norm_name != ""
-        if not fits or max(folded[name], folded[norm_name]) > 1 or norm.num_features != _channels(layer_module):  # type: ignore[union-attr]
-            raise _other(f"{norm_name!r} is no batch norm of the outputs of {name!r}")
+        _check_place(layer, content.layers[layer.name].packed, modules, layer.name in sites)
+    folded = [name for pair in content.trace.batch_norms for name in pair]
+    for name, norm in content.trace.batch_norms:
+        if not _is_norm_of(modules.get(norm), modules.get(name)) or folded.count(name) + folded.count(norm) > 2:
+            raise _other(f"{norm!r} is no batch norm of the outputs of {name!r}")
     for name in content.trace.sites:
         if name not in modules:
             raise _other(f"it has no module {name!r}")
@@ -73,9 +68,10 @@ def check_modules(content: Content, network: nn.Module) -> None:
     for here, there in zip(found, saved, strict=False):
         if here != there:
             raise _other(f"it has {_module(here)} where there was {_module(there)}")
-    if len(found) != len(saved):
-        more = (found if len(found) > len(saved) else saved)[min(len(found), len(saved))]
-        raise _other(f"it has {_module(more)} beside them" if len(found) > len(saved) else f"it lacks {_module(more)}")
+    if len(found) > len(saved):
+        raise _other(f"it has {_module(found[len(saved)])} beside what was saved")
+    if len(saved) > len(found):
+        raise _other(f"it lacks {_module(saved[len(found)])}")
 
 
 def check_shape(name: str, here: torch.Tensor, dtype: object, shape: Iterable[int]) -> None:
@@ -133,33 +129,31 @@ def _check_weight(layer: Layer, saved: SavedWeight) -> None:
     _require(memory_order(weights) is not None, f"the weights of {layer.name!r} have gaps")
 
 
-def _check_place(layer: Layer, saved: SavedWeight | None, modules: dict[str, nn.Module], product: bool) -> None:
+def _check_place(layer: Layer, packed: SavedWeight | None, modules: dict[str, nn.Module], product: bool) -> None:
     """Raises unless the model has the layer, or a place for the quantizers of a product."""
     module = modules.get(layer.name)
     if module is None:
         parent, _, child = layer.name.rpartition(".")
         if parent not in modules or not child or hasattr(modules[parent], child) or not product:
             raise _other(f"it has no layer {layer.name!r}")
-        if saved is not None and saved.bits != FLOAT_BITS and not saved.held:
+        if packed is not None and not packed.held:
             raise FormatError(f"[load] the saved result contradicts itself: {layer.name!r} has no weights of its own")
         return
     if not isinstance(module, LAYER_TYPES) or layer.kind == "matmul":
         raise _other(f"its {layer.name!r} is a {type(module).__name__}")
-    if saved is None or saved.bits == FLOAT_BITS or saved.held:
+    if packed is None or packed.held:
         return
     weight = module._parameters.get("weight")
     if weight is None:
         raise _other(f"its {layer.name!r} has no weights of its own")
-    check_shape(f"{layer.name}.weight", weight, torch.float32, saved.shape)
+    check_shape(f"{layer.name}.weight", weight, torch.float32, packed.shape)
 
 
-def _channels(module: nn.Module | None) -> int:
-    if isinstance(module, nn.Linear):
-        return module.out_features
-    assert module is not None
-    weight = module.weight
-    assert isinstance(weight, torch.Tensor)
-    return weight.shape[1] * module.groups if isinstance(module, _ConvTransposeNd) else weight.shape[0]
+def _is_norm_of(norm: nn.Module | None, layer: nn.Module | None) -> bool:
+    if not isinstance(norm, _BatchNorm) or not isinstance(layer, LAYER_TYPES):
+        return False
+    channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+    return norm.num_features == channels
 
 
 def _module(description: tuple[str, str, str]) -> str:

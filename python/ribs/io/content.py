@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import ribs
-from ribs.quant.quantizer import FakeQuantizer
+from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer
 from ribs.quant.trace import Trace
 from ribs.quant.units import Unit
 from ribs.select.accounting import AccountingName
@@ -57,6 +57,11 @@ class SavedLayer:
 
     weight: SavedWeight | None
     inputs: tuple[SavedQuantizer, ...]
+
+    @property
+    def packed(self) -> SavedWeight | None:
+        """The weights, where they are packed."""
+        return None if self.weight is None or self.weight.bits == FLOAT_BITS else self.weight
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ribs.io import schema
 from ribs.io.check import check_content, check_fits, check_modules
 from ribs.io.content import Content, SavedLayer
 from ribs.io.quantizers import load_quantizer
-from ribs.io.tensors import other_tensors, pack, packed_shapes, quantized_layers, save_layers, unpack
+from ribs.io.tensors import other_tensors, packed_shapes, quantized_layers, save_layers, unpack
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
 from ribs.quant.network import assemble, check_model
 from ribs.quant.quantizer import FakeQuantizer
@@ -28,10 +28,10 @@ def save(result: Result, path: str | os.PathLike[str]) -> None:
     costs = result.costs
     layers = quantized_layers(result.model, costs.trace)
     for unit in costs.groups:
-        if any(_bits(layers[name]) != _bits(layers[name], result.bits[unit.name]) for name in unit.layers):
+        if not all(_has_bits(layers[name], *result.bits[unit.name]) for name in unit.layers):
             raise ValueError(f"[save] the layers of {unit.name!r} no longer have the bits of the result")
-    saved = save_layers(layers, costs.trace)
-    tensors = {**pack(layers, saved), **other_tensors(result.model, saved, costs.trace)}
+    saved, packed = save_layers(layers, costs.trace)
+    tensors = {**packed, **other_tensors(result.model, saved, costs.trace)}
     unknown = [name for name, tensor in tensors.items() if tensor.dtype not in files.DTYPES.values()]
     if unknown:
         raise TypeError(f"[save] {unknown[0]!r} is {tensors[unknown[0]].dtype}, which cannot be saved")
@@ -80,12 +80,10 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> Result:
     return content.result(network)
 
 
-def _bits(layer: QuantizedLayer | QuantizedMatmul, bits: tuple[int, int] | None = None) -> tuple[int, ...]:
-    """The bits of all quantizers of a layer, as they are or as they should be."""
-    weights = (layer.weight_quantizer,) if isinstance(layer, QuantizedLayer) else ()
-    if bits is None:
-        return tuple(each.bits for each in (*weights, *layer.activation_quantizers))
-    return (*(bits[:1] * len(weights)), *(bits[1:] * len(layer.activation_quantizers)))
+def _has_bits(layer: QuantizedLayer | QuantizedMatmul, weight_bits: int, activation_bits: int) -> bool:
+    if isinstance(layer, QuantizedLayer) and layer.weight_quantizer.bits != weight_bits:
+        return False
+    return all(each.bits == activation_bits for each in layer.activation_quantizers)
 
 
 def _put_quantizers(

@@ -36,37 +36,28 @@ def quantized_layers(network: nn.Module, seen: Trace) -> Quantized:
     return found
 
 
-def save_layers(layers: Quantized, seen: Trace) -> dict[str, SavedLayer]:
-    """How each layer is quantized. Raises: TypeError for quantizers that cannot be saved."""
-    return {
-        name: SavedLayer(
-            _save_weight(layer, not set(seen.sources[name]).isdisjoint(seen.otherwise))
-            if isinstance(layer, QuantizedLayer)
-            else None,
-            tuple(map(save_quantizer, layer.activation_quantizers)),
-        )
-        for name, layer in layers.items()
-    }
+def save_layers(layers: Quantized, seen: Trace) -> tuple[dict[str, SavedLayer], dict[str, Tensor]]:
+    """How each layer is quantized, and the packed weights by name.
 
-
-def pack(layers: Quantized, saved: Mapping[str, SavedLayer]) -> dict[str, Tensor]:
-    """The weights of fewer than 32 bits, by name."""
-    found: dict[str, Tensor] = {}
+    Raises: TypeError for quantizers that cannot be saved.
+    """
+    saved: dict[str, SavedLayer] = {}
+    tensors: dict[str, Tensor] = {}
     for name, layer in layers.items():
-        weight = saved[name].weight
-        if isinstance(layer, QuantizedLayer) and weight is not None and weight.bits != FLOAT_BITS:
-            codes = layer.weight_quantizer.codes(layer.multiplied.detach()).to(torch.int16).reshape(1, -1)
-            unsigned = (codes - code_range(weight.bits, True)[0]).to(torch.uint8)
-            found[_tensor(name, "weight_packed")] = ops.pack_bits(unsigned, weight.bits, align=WORD).view(torch.int32)
-            found[_tensor(name, "weight_scale")] = layer.weight_quantizer.present[0].detach().reshape(-1)
-    return {name: tensor.cpu().contiguous() for name, tensor in found.items()}
+        weight = None
+        if isinstance(layer, QuantizedLayer):
+            held = not layer.has_own_weight or not set(seen.sources[name]).isdisjoint(seen.otherwise)
+            weight, packed = _pack(layer, held)
+            tensors |= {_tensor(name, part): tensor for part, tensor in packed.items()}
+        saved[name] = SavedLayer(weight, tuple(map(save_quantizer, layer.activation_quantizers)))
+    return saved, tensors
 
 
 def packed_shapes(saved: Mapping[str, SavedLayer]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """The types and shapes of what `pack` gives."""
+    """The types and shapes of the packed weights."""
     shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
     for name, layer in saved.items():
-        if (weight := layer.weight) is not None and weight.bits != FLOAT_BITS:
+        if (weight := layer.packed) is not None:
             words = -(-math.prod(weight.shape) * weight.bits // (8 * WORD))
             channels = 1 if weight.axis is None else weight.shape[weight.axis]
             shapes[_tensor(name, "weight_packed")] = torch.int32, (1, words)
@@ -79,8 +70,7 @@ def unpack(
 ) -> None:
     """Put packed weights in their places. Raises: FormatError for steps and codes that no quantizer gives."""
     for name, layer in layers.items():
-        weight = saved[name].weight
-        if isinstance(layer, QuantizedLayer) and weight is not None and weight.bits != FLOAT_BITS:
+        if isinstance(layer, QuantizedLayer) and (weight := saved[name].packed) is not None:
             step = tensors[_tensor(name, "weight_scale")]
             values = _values(name, weight, tensors[_tensor(name, "weight_packed")], step)
             _put_weight(layer, weight, values.to(device), step.to(device))
@@ -89,23 +79,24 @@ def unpack(
 def other_tensors(network: nn.Module, saved: Mapping[str, SavedLayer], seen: Trace) -> dict[str, Tensor]:
     """What is not packed, by the names of the float model: parameters and the buffers of its state_dict.
 
+    Of a tensor with several names only the first is there; of those that packed weights were made of, only what
+    something else reads.
     Raises: ValueError for a name that a packed tensor has.
     """
-    packed = {name for name, layer in saved.items() if layer.weight is not None and layer.weight.bits != FLOAT_BITS}
-    needed = set(seen.otherwise) | {source for name in saved.keys() - packed for source in seen.sources.get(name, ())}
-    replaced = {id(network.get_submodule(name)) for name in packed if not saved[name].weight.held}  # type: ignore[union-attr]
+    packed = {name: weight for name, layer in saved.items() if (weight := layer.packed) is not None}
+    replaced = {id(network.get_submodule(name)) for name, weight in packed.items() if not weight.held}
     found: dict[str, Tensor] = {}
     for name, tensor in _walk(network, "", replaced):
         found.setdefault(name, tensor)
-    gone = {source for name in packed for source in seen.sources[name]} - needed
-    seen_ids = {id(found[name]) for name in gone if name in found}
-    others = {}
+    in_float = {source for name, sources in seen.sources.items() if name not in packed for source in sources}
+    gone = {source for name in packed for source in seen.sources[name]} - in_float - set(seen.otherwise)
+    done = {id(found[name]) for name in gone & found.keys()}
+    others: dict[str, Tensor] = {}
     for name, tensor in found.items():
-        if id(tensor) not in seen_ids:
+        if id(tensor) not in done:
             others[name] = tensor
-            seen_ids.add(id(tensor))
-    doubled = others.keys() & packed_shapes(saved).keys()
-    if doubled:
+            done.add(id(tensor))
+    if doubled := others.keys() & packed_shapes(saved).keys():
         raise ValueError(f"[save] the model's {min(doubled)!r} has the name of packed weights; rename it")
     return others
 
@@ -127,15 +118,18 @@ def _walk(module: nn.Module, path: str, replaced: set[int]) -> Iterator[tuple[st
             yield from _walk(child, _tensor(path, name), replaced)
 
 
-def _save_weight(layer: QuantizedLayer, read_otherwise: bool) -> SavedWeight:
+def _pack(layer: QuantizedLayer, held: bool) -> tuple[SavedWeight, dict[str, Tensor]]:
     quantizer = layer.weight_quantizer
     if quantizer.bits == FLOAT_BITS:
-        return SavedWeight(FLOAT_BITS, False, quantizer.axis, (), ())
-    if type(quantizer) is not FakeQuantizer or not quantizer.symmetric or bool(quantizer.present[1].any()):
+        return SavedWeight(FLOAT_BITS, False, quantizer.axis, (), ()), {}
+    step, zero_point = quantizer.present
+    if type(quantizer) is not FakeQuantizer or not quantizer.symmetric or bool(zero_point.any()):
         raise TypeError("[save] weights with zero points or levels of their own cannot be saved")
     codes = quantizer.codes(layer.multiplied.detach())  # in memory they lie as quantized weights do
-    held = read_otherwise or not layer.has_own_weight
-    return SavedWeight(quantizer.bits, held, quantizer.axis, tuple(codes.shape), codes.stride())
+    unsigned = (codes.to(torch.int16) - code_range(quantizer.bits, True)[0]).to(torch.uint8).reshape(1, -1)
+    words = ops.pack_bits(unsigned, quantizer.bits, align=WORD).view(torch.int32)
+    saved = SavedWeight(quantizer.bits, held, quantizer.axis, tuple(codes.shape), codes.stride())
+    return saved, {"weight_packed": words, "weight_scale": step.detach().reshape(-1)}
 
 
 def _values(name: str, saved: SavedWeight, packed: Tensor, step: Tensor) -> Tensor:
