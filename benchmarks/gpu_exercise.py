@@ -80,6 +80,35 @@ def quantize(device: torch.device) -> None:
         same(f"quantize {case}, out=", ops.quantize(there, *arguments, out=out), wanted)
 
 
+def levels(device: torch.device) -> Iterator[tuple[str, Tensor, Tensor, str, tuple[Any, ...]]]:
+    """The same for levels at unequal distances, with the name of the operator."""
+    half = [torch.float16, torch.bfloat16] if device.type == "cuda" else []
+    for dtype, shape, bits in itertools.product([torch.float32, *half], SHAPES, (1, 3, 8)):
+        x, grad = torch.randn(shape).exp() - 0.3, torch.randn(shape)
+        x[x > 3] = torch.inf
+        for name, tail in (("nonuniform", (torch.rand(2**bits - 1) + 0.01,)), ("log_sqrt2", (torch.tensor(1.3), bits))):
+            yield f"{name} {dtype} {shape} bits={bits}", grad.to(dtype), x.to(dtype), f"fake_quantize_{name}", tail
+
+
+def fake_quantize_levels(device: torch.device) -> None:
+    for case, grad, x, name, rest in levels(device):
+        run, there, (steps, *bits) = getattr(ops, name), x.to(device), on(device, rest)
+        wanted = (run if x.dtype == torch.float32 else getattr(twin, name))(x, *rest)
+        same(case, run(there, steps, *bits), wanted)
+        same(f"{case}, misaligned", run(shifted(there), steps, *bits), wanted)
+        leaves = (there.clone().requires_grad_(), steps.requires_grad_())
+        found = torch.autograd.grad(run(*leaves, *bits), leaves, grad.to(device))
+        wants = on_the_cpu(getattr(torch.ops.ribs, f"{name}_backward"), grad, x, rest)
+        same(f"{case}, gradient", found[0], wants[0])
+        same(f"{case}, gradient of the steps", found[1], wants[1], rtol=1e-5, atol=1e-5)
+
+
+def on_the_cpu(backward: Callable[..., Any], grad: Tensor, x: Tensor, rest: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    """Give gradients computed on the CPU, whose kernels take float32 only; the gradient of x has its dtype."""
+    grad_x, grad_steps = backward(grad.float(), x.float(), *rest)
+    return grad_x.to(x.dtype), grad_steps
+
+
 def search_steps(device: torch.device) -> None:
     # Every vector of codes, a fine grid, a histogram of the row, and a sketch.
     for rows, n in [(1, 1), (3, 27), (2, 64), (2, 1025), (2, 20001)]:
@@ -89,6 +118,14 @@ def search_steps(device: torch.device) -> None:
             wanted = ops.search_steps(x, [2, 4], symmetric=symmetric, axis=0)
             for part, want in zip(found, wanted, strict=True):
                 same(f"search_steps [{rows}, {n}] symmetric={symmetric}", part, want)
+
+
+def searches_of_levels(device: torch.device) -> None:
+    x = torch.randn(3, 2001).softmax(1)
+    for name in ("search_levels", "search_log_sqrt2"):
+        found, wanted = getattr(ops, name)(x.to(device), [3, 4]), getattr(ops, name)(x, [3, 4])
+        for part, want in zip((*found[0], found.mse), (*wanted[0], wanted.mse), strict=True):
+            same(name, part, want)
 
 
 def sketch(device: torch.device) -> None:
@@ -120,6 +157,10 @@ EXERCISES: dict[str, Callable[[torch.device], None]] = {
     "fake_quantize": fake_quantize,
     "fake_quantize_backward": fake_quantize_backward,
     "quantize": quantize,
+    "fake_quantize_log_sqrt2": fake_quantize_levels,
+    "fake_quantize_nonuniform": fake_quantize_levels,
+    "search_levels": searches_of_levels,
+    "search_log_sqrt2": searches_of_levels,
     "search_steps": search_steps,
     "sketch": sketch,
     "config_cost": config_cost,

@@ -40,6 +40,45 @@ struct FakeQuantizeBackwardParams {
     int64_t qmin, qmax;
 };
 
+/// x and out are n elements in any order, apart; levels are 0..top, `steps` being `top` of them, or one where
+/// log_sqrt2. See core/levels.h.
+struct LevelsParams {
+    const void* x;
+    const float* steps;
+    void* out;
+    Element element;
+    bool log_sqrt2;
+    int32_t top;
+    int64_t n;
+};
+
+/// As above; `sums` receives the top + 1 sums of LevelGradient, and `partials` holds
+/// fake_quantize_levels_partials() doubles of workspace, on CUDA only.
+struct LevelsBackwardParams {
+    const void* grad;
+    const void* x;
+    const float* steps;
+    void* grad_x;
+    double* sums;
+    double* partials;
+    Element element;
+    bool log_sqrt2;
+    int32_t top;
+    int64_t n;
+};
+
+/// n ascending values above zero, each of which stands for several. For each bit-width, a row of `steps`
+/// [bits_count, 255] receives 2^bits - 1 of them, and `saved` what their levels take off the sum of squares.
+struct SearchLevelsParams {
+    const double* means;
+    const double* counts;
+    int64_t n;
+    const int32_t* bits;
+    int64_t bits_count;
+    float* steps;
+    double* saved;
+};
+
 /// x is [rows, n]; step, zero_point, mse and lower_bound are [bits_count, rows]. `nonfinite` receives the
 /// number of rows with NaN or infinities, for which the other outputs are not written.
 struct SearchStepsParams {
@@ -104,6 +143,8 @@ struct ConfigCostParams {
 
 /// Number of doubles the CUDA backward pass wants as workspace.
 int64_t fake_quantize_partials(int64_t outer, int64_t channels, int64_t inner);
+/// The same for levels.
+int64_t fake_quantize_levels_partials(int64_t n, int32_t top);
 /// Number of bytes the CUDA search wants as workspace.
 int64_t search_steps_workspace(int64_t rows, int64_t n, bool exact);
 
@@ -114,6 +155,12 @@ void fake_quantize(const FakeQuantizeParams& p, int threads);
 bool quantize(const FakeQuantizeParams& p, int threads);
 /// LSQ gradients of x and the step.
 void fake_quantize_backward(const FakeQuantizeBackwardParams& p, int threads);
+/// Rounds x to levels.
+void fake_quantize_levels(const LevelsParams& p, int threads);
+/// nuLSQ gradients of x, and the sums that those of the steps are made of.
+void fake_quantize_levels_backward(const LevelsBackwardParams& p, int threads);
+/// MSE-optimal levels for every bit-width.
+void search_levels(const SearchLevelsParams& p);
 /// MSE-optimal steps of every row for every bit-width.
 void search_steps(const SearchStepsParams& p, int threads);
 /// Reads n values once and fills the sketch, rows included.
@@ -135,6 +182,10 @@ void fake_quantize(const FakeQuantizeParams& p, Stream stream);
 void quantize(const FakeQuantizeParams& p, Stream stream);
 /// LSQ gradients of x and the step.
 void fake_quantize_backward(const FakeQuantizeBackwardParams& p, Stream stream);
+/// Rounds x to levels.
+void fake_quantize_levels(const LevelsParams& p, Stream stream);
+/// nuLSQ gradients of x, and the sums that those of the steps are made of.
+void fake_quantize_levels_backward(const LevelsBackwardParams& p, Stream stream);
 /// MSE-optimal steps of every row for every bit-width.
 void search_steps(const SearchStepsParams& p, Stream stream);
 /// Reads n values twice and fills the sketch.

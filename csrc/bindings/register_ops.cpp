@@ -96,6 +96,56 @@ std::vector<int32_t> bit_widths(const py::tuple& bits) {
 
 }  // namespace
 
+void register_levels(py::module_& m) {
+    m.def("fake_quantize_levels_partials", &fake_quantize_levels_partials);
+    m.def(
+        "fake_quantize_levels",
+        [](uintptr_t x, uintptr_t steps, uintptr_t out, int32_t element, bool log_sqrt2, int32_t top,
+           int64_t n, int threads, uintptr_t stream) {
+            const LevelsParams p{pointer<const void>(x),
+                                 pointer<const float>(steps),
+                                 pointer<void>(out),
+                                 static_cast<Element>(element),
+                                 log_sqrt2,
+                                 top,
+                                 n};
+            threads > 0 ? cpu::fake_quantize_levels(p, threads)
+                        : cuda::fake_quantize_levels(p, pointer<void>(stream));
+        },
+        py::call_guard<py::gil_scoped_release>());
+    m.def(
+        "fake_quantize_levels_backward",
+        [](uintptr_t grad, uintptr_t x, uintptr_t steps, uintptr_t grad_x, uintptr_t sums, uintptr_t partials,
+           int32_t element, bool log_sqrt2, int32_t top, int64_t n, int threads, uintptr_t stream) {
+            const LevelsBackwardParams p{pointer<const void>(grad),
+                                         pointer<const void>(x),
+                                         pointer<const float>(steps),
+                                         pointer<void>(grad_x),
+                                         pointer<double>(sums),
+                                         pointer<double>(partials),
+                                         static_cast<Element>(element),
+                                         log_sqrt2,
+                                         top,
+                                         n};
+            threads > 0 ? cpu::fake_quantize_levels_backward(p, threads)
+                        : cuda::fake_quantize_levels_backward(p, pointer<void>(stream));
+        },
+        py::call_guard<py::gil_scoped_release>());
+    m.def("search_levels", [](uintptr_t means, uintptr_t counts, int64_t n, const py::tuple& bits,
+                              uintptr_t steps, uintptr_t saved) {
+        const std::vector<int32_t> widths = bit_widths(bits);
+        const SearchLevelsParams p{pointer<const double>(means),
+                                   pointer<const double>(counts),
+                                   n,
+                                   widths.data(),
+                                   static_cast<int64_t>(widths.size()),
+                                   pointer<float>(steps),
+                                   pointer<double>(saved)};
+        const py::gil_scoped_release release;
+        cpu::search_levels(p);
+    });
+}
+
 void register_search_steps(py::module_& m) {
     m.def("search_steps_workspace", &search_steps_workspace);
     m.def("search_steps",

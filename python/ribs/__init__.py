@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ribs.io.errors import FormatError as FormatError
     from ribs.io.saved import load as load
     from ribs.ops import build_info as build_info
+    from ribs.select import loss as losses  # noqa: F401  (a module under another name)
     from ribs.select.budget import Budget as Budget
     from ribs.select.compare import Comparison as Comparison
     from ribs.select.compare import compare as compare
@@ -38,12 +39,13 @@ _HOME = {
     "quantize": "ribs.select.run",
     "search": "ribs.select.run",
 }
-__all__ = ["__version__", "ops", *_HOME]
+_MODULES = {"losses": "ribs.select.loss", "ops": "ribs.ops"}
+__all__ = ["__version__", *_MODULES, *_HOME]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ops":
-        return import_module("ribs.ops")
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'ribs' has no attribute {name!r}; it has {', '.join(__all__)}")

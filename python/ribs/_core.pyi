@@ -50,6 +50,26 @@ def fake_quantize_backward(
     stream: int,
     /,
 ) -> None: ...
+def fake_quantize_levels_partials(n: int, top: int, /) -> int: ...
+def fake_quantize_levels(
+    x: int, steps: int, out: int, element: int, log_sqrt2: bool, top: int, n: int, threads: int, stream: int, /
+) -> None: ...
+def fake_quantize_levels_backward(
+    grad: int,
+    x: int,
+    steps: int,
+    grad_x: int,
+    sums: int,
+    partials: int,
+    element: int,
+    log_sqrt2: bool,
+    top: int,
+    n: int,
+    threads: int,
+    stream: int,
+    /,
+) -> None: ...
+def search_levels(means: int, counts: int, n: int, bits: tuple[int, ...], steps: int, saved: int, /) -> None: ...
 def search_steps_workspace(rows: int, n: int, exact: bool, /) -> int: ...
 def search_steps(
     x: int,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import ribs
 from ribs.cli.main import main
 
 MODEL = """
@@ -16,6 +17,12 @@ def build():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
 """
+
+
+def build():
+    namespace = {}
+    exec(MODEL, namespace)
+    return namespace["build"]().eval()
 
 
 @pytest.fixture
@@ -71,3 +78,30 @@ def test_a_table_for_people_and_bad_input(command, capsys):
     assert main([*command, "--budget-bops", "1/1"]) == 3
     assert main([*command]) == 2
     assert "no bound given" in capsys.readouterr().err
+
+
+def test_losses_and_what_is_skipped(command, capsys):
+    """What the flags name is what the functions of these names give."""
+    (Path.cwd() / "own_loss.py").write_text("def squared(a, b):\n    return (a - b).square().sum(1)\n")
+    flags = ["--budget-bops", "..20000000", "--pin", "*=4", "--bits", "4,8", "--skip", "3", "--json"]
+    model, data = build(), torch.load("data.pt")
+    losses = {"embedding": ribs.losses.Embedding(), "own_loss:squared": lambda a, b: (a - b).square().sum(1)}
+    for name, loss in losses.items():
+        with pytest.warns(UserWarning, match="skipped 3"):
+            expected = ribs.quantize(model, [data], 4, skip=["3"], loss=loss, progress=False)
+        with pytest.warns(UserWarning, match="skipped 3"):
+            assert main(["search", *command[1:], *flags, "--loss", name]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["bits"] == {"0": [4, 4]} and found["loss"] == pytest.approx(expected.loss)
+    flags[2:4] = []
+    with pytest.warns(UserWarning, match="skipped 3"):
+        assert main([*command, *flags, "--loss", name, "--methods", "uniform", "--budget-bits", "4"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["loss"] == pytest.approx(expected.loss)
+    for name, message in [
+        ("best", "give one of kl-divergence, dense, embed"),
+        ("own_loss:no", "'own_loss:no' cannot be"),
+    ]:
+        assert main(["search", *command[1:], *flags, "--loss", name]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["count", "compared_model:build", "--input-size", "1x8x8", "--skip", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["units"] == ["3"]

@@ -15,10 +15,10 @@ from ribs.select.plan import bit_widths
 from ribs.select.result import SearchCost
 
 
-def quantized(model: nn.Module, batch: Any, bits: Any = None, units: Any = "layer") -> ribs.Result:
+def quantized(model: nn.Module, batch: Any, bits: Any = None, units: Any = "layer", recipe: Any = "mse") -> ribs.Result:
     """The model at these bits, by default random ones."""
     inputs = as_inputs(model, batch)
-    network = prepare(model, inputs, units)
+    network = prepare(model, inputs, units, recipe=recipe)
     table = CostTable.of(network.trace, network.units)
     configuration = table.configuration(mixed(table) if bits is None else bits)
     calibrate(network, [inputs], bit_widths(configuration.values()))
@@ -37,6 +37,7 @@ def quantized(model: nn.Module, batch: Any, bits: Any = None, units: Any = "laye
         stopped=False,
         cost_of_search=SearchCost(1.0, 2.0),
         costs=table,
+        recipe=network.recipe.name,
     )
 
 

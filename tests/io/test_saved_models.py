@@ -51,3 +51,17 @@ def test_loaded_network_is_the_saved_one(make, batch, tmp_path):
         weights = sum(each.nbytes for name, each in stored.items() if name.endswith("weight_packed"))
         layers = sum(layer.weights > 0 for layer in result.costs.layers)
         assert 0 <= weights - math.ceil(result.size_mib * 2**20) < 4 * layers
+
+
+def without_bias():
+    return timm.create_model("deit_tiny_patch16_224", img_size=32, depth=1, num_classes=10, qkv_bias=False)
+
+
+@pytest.mark.filterwarnings("ignore:.*stay in float:UserWarning")
+def test_steps_moved_into_biases_and_skipped_modules_come_back(tmp_path):
+    """The recipe makes a bias where the model has none, and its softmax outputs have levels of their own."""
+    result = ribs.quantize(made(without_bias, 1), [IMAGES], (3, 4), recipe="repq+", skip=["head"], progress=False)
+    result.save(tmp_path / "a")
+    loaded = ribs.load(tmp_path / "a", made(without_bias, 2))
+    assert torch.equal(*outputs(result.model, IMAGES), *outputs(loaded.model, IMAGES))
+    assert loaded.recipe == "repq+" and loaded.costs.trace == result.costs.trace

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import ribs
 from ribs.quant.inputs import as_inputs, collect
 
 X = torch.randn(6, 3)
@@ -76,3 +77,44 @@ def test_non_finite_inputs(bad):
 def test_nothing_to_calibrate_on(loader, samples, message):
     with pytest.raises(ValueError, match=message):
         collect(nn.Identity(), loader, samples)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({"ids": X, "mask": X[:1]}, r"\(6, 3\), \(1, 3\); the first dimension of each must be the samples"),
+        ({"ids": X[:, :0], "mask": X}, r"batch 0 .* shape \(6, 0\), which is empty"),
+    ],
+    ids=["a mask for all", "no length"],
+)
+def test_batches_whose_samples_cannot_be_told(batch, message):
+    with pytest.raises(ValueError, match=message):
+        collect(TwoInputs(), [batch], 10)
+
+
+def test_a_mask_may_hold_minus_infinity():
+    mask = X.masked_fill(X > 0, -torch.inf)
+    [inputs] = collect(TwoInputs(), [{"ids": X, "mask": mask}], 10)
+    assert torch.equal(inputs.kwargs["mask"], mask)
+
+
+class Pixels(nn.Module):
+    """Takes integers and float64, which it casts itself, or not."""
+
+    def __init__(self, cast):
+        super().__init__()
+        self.cast, self.fc = cast, nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.fc(x.float() if self.cast else x)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16, torch.float64, torch.bfloat16])
+def test_inputs_of_other_types(dtype):
+    """What the forward casts works; what it does not is named."""
+    data = (X * 50).abs().to(dtype)
+    result = ribs.quantize(Pixels(True).eval(), [data], 8, progress=False)
+    assert 0 < result.loss < 1
+    if dtype.is_floating_point:
+        with pytest.raises(ValueError, match=rf"fc: multiplies .*{dtype}.*: only torch.float32 can be quantized"):
+            ribs.quantize(Pixels(False).eval(), [data], 8, progress=False)

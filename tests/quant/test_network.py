@@ -81,8 +81,8 @@ def training_norm() -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [
-        (nan_weight(), ValueError, "parameter '3.weight' holds NaN or Inf"),
-        (two_dtypes(), TypeError, "parameter '3.weight' is torch.float16"),
+        (nan_weight(), ValueError, "- 3: its weight holds NaN or Inf"),
+        (two_dtypes(), ValueError, "- 3: its (weight|bias) is torch.float16.*float"),
         (training_norm(), ValueError, "1 is in training mode"),
         (small().train(), ValueError, "Sequential is in training mode"),
     ],

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import ribs
-from ribs.select.loss import kl_divergence
+from ribs.select.loss import KLDivergence
 
 
 def network(seed=0) -> nn.Module:
@@ -56,14 +56,24 @@ def content(result: ribs.Result) -> str:
 def counting(calls, stop_at=None):
     """The usual loss, which to a journal it is, counted; interrupted at one call."""
 
-    def kl(reference, output):
+    def before():
         if len(calls) == stop_at:
             raise KeyboardInterrupt
         calls.append(1)
-        return kl_divergence(reference, output)
 
-    kl.__module__, kl.__qualname__ = kl_divergence.__module__, kl_divergence.__qualname__
-    return kl
+    return usual_loss(before)
+
+
+def usual_loss(before: Callable[[], None]):
+    """The usual loss, which to a journal it is, with something done before each."""
+
+    class Loss(KLDivergence):
+        def __call__(self, reference, output):
+            before()
+            return super().__call__(reference, output)
+
+    Loss.__module__, Loss.__name__, Loss.__qualname__ = KLDivergence.__module__, *[KLDivergence.__qualname__] * 2
+    return Loss()
 
 
 def journaled(folder, rank="*") -> list[tuple[bytes, int]]:

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ import torch
 
 import ribs
 from ribs.select.errors import JournalError
+from ribs.select.identity import _of_loss
 from ribs.select.journal import Journal
+from ribs.select.loss import Dense, KLDivergence
 from small import content, counting, in_children, journaled, loader, network, search
 
 KILLS = 100
@@ -132,6 +135,44 @@ def journal(tmp_path_factory):
 def test_other_candidates_are_another_search(journal, options, field):
     with pytest.raises(JournalError, match=rf"\b{field}\b"):
         search(journal=journal, budget="6/6", **options)
+
+
+def scaled(by):
+    return lambda reference, output: by * other_loss(reference, output)
+
+
+def again(reference, output, deep=1):
+    return again(reference, output, deep - 1) if deep else other_loss(reference, output)
+
+
+LOSSES = {
+    "usual": KLDivergence,
+    "at": lambda: KLDivergence(at=0),
+    "other class": Dense,
+    "function": lambda: other_loss,
+    "lambda": lambda: lambda reference, output: other_loss(reference, output),
+    "other code": lambda: lambda reference, output: other_loss(output, reference),
+    "other constant": lambda: lambda reference, output: 2 * other_loss(reference, output),
+    "closure": lambda: scaled(1.0),
+    "other closure": lambda: scaled(2.0),
+    "tensor": lambda: scaled(torch.ones(1)),
+    "other tensor": lambda: scaled(torch.ones(1) * 2),
+    "module": lambda: scaled(torch.nn.Linear(1, 1)),
+    "calls itself": lambda: again,
+    "partial": lambda: partial(again, deep=2),
+    "other partial": lambda: partial(again, deep=3),
+    "method": lambda: ribs.Budget(bops=1).terms,
+}
+
+
+def test_every_loss_is_told_from_every_other_and_is_itself():
+    def words(build):
+        torch.manual_seed(0)
+        return _of_loss(build())
+
+    found = {name: words(build) for name, build in LOSSES.items()}
+    assert len(set(found.values())) == len(LOSSES)
+    assert found == {name: words(build) for name, build in LOSSES.items()}
 
 
 @pytest.mark.parametrize("field", FOREIGN)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import ribs
 from ribs.cli.flags import budgets, candidates
-from ribs.cli.models import input_size, load_data, load_model
+from ribs.cli.models import input_size, load_data, load_loss, load_model
 from ribs.cli.search import spending_as_json
 from ribs.select.compare import Run
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run every method at every budget and print the table."""
-    found, choices = budgets(arguments), candidates(arguments)
+    found, choices, loss = budgets(arguments), candidates(arguments), load_loss(arguments.loss)
     model = load_model(arguments.model, checkpoint=arguments.checkpoint, pretrained=not arguments.random_weights)
     size = input_size(model, arguments.input_size)
     loader = load_data(
@@ -29,6 +29,9 @@ def run(arguments: argparse.Namespace) -> None:
         methods=arguments.methods.split(","),
         seeds=range(arguments.seeds),
         units=arguments.units,
+        recipe=arguments.recipe,
+        skip=arguments.skip,
+        loss=loss,
         update_size=arguments.update_size,
         iterations=arguments.iterations,
         calibration_samples=arguments.samples,

@@ -15,7 +15,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the table of a model's layers and what its uniform networks cost; weights are not needed."""
     model = load_model(arguments.model, checkpoint=arguments.checkpoint, pretrained=False)
     size = input_size(model, arguments.input_size)
-    table = ribs.count(model, torch.empty(1, *size, device="meta"), units=arguments.units)
+    table = ribs.count(model, torch.empty(1, *size, device="meta"), units=arguments.units, skip=arguments.skip)
     if not arguments.json:
         print(f"{table}\n\n{len(table.units)} units, {table.macs / 1e9:.6g} GMACs, {table.parameters:,} parameters")
         return

@@ -49,6 +49,8 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     _add_budget(parser)
     _add_candidates(parser)
     _add_units(parser)
+    _add_recipe(parser)
+    _add_loss(parser)
     parser.add_argument(
         "--algorithm", choices=("adaptive", "paper"), default="adaptive", help="paper: Algorithm 1 of RIBS as written"
     )
@@ -97,6 +99,8 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--methods", default="ribs,uniform,random,kl", help="by name (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: %(default)s)")
     _add_units(parser)
+    _add_recipe(parser)
+    _add_loss(parser)
     parser.add_argument("--iterations", type=int, help="of ribs and paper (default: as for a search)")
     parser.add_argument("--update-size", type=int, metavar="M", help="of ribs and paper (default: as for a search)")
     parser.add_argument("--samples", type=int, default=1024, help="calibration samples (default: %(default)s)")
@@ -185,8 +189,33 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input-size", metavar="CxHxW", help="size of one image (default: the model's own)")
 
 
+def _add_loss(parser: argparse.ArgumentParser) -> None:
+    names = "kl-divergence, dense, embedding, language-model"
+    parser.add_argument(
+        "--loss",
+        default="kl-divergence",
+        metavar="NAME",
+        help=f"{names}, or package.module:name of your own (default: %(default)s)",
+    )
+
+
 def _add_units(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--units", choices=("layer", "block"), default="layer", help="default: %(default)s")
+    parser.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a layer or module left in float; patterns; repeatable",
+    )
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recipe",
+        choices=("minmax", "mse", "repq", "repq+"),
+        help="of the quantizers (default: repq+ where softmax outputs are multiplied, else mse)",
+    )
 
 
 if __name__ == "__main__":

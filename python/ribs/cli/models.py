@@ -14,6 +14,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader
 
+from ribs.select.loss import LOSSES, TaskLoss
+
 
 def load_model(name: str, *, checkpoint: str | None, pretrained: bool) -> nn.Module:
     """A timm model, or what `package.module:function` returns (this runs that code), in eval mode.
@@ -27,14 +29,32 @@ def load_model(name: str, *, checkpoint: str | None, pretrained: bool) -> nn.Mod
     return model.eval()
 
 
-def _call(name: str) -> nn.Module:
-    module, _, function = name.partition(":")
+def load_loss(name: str) -> TaskLoss:
+    """One of `ribs.losses` by name, or what `package.module:name` is (this runs that module).
+
+    Raises: ValueError for names that lead nowhere.
+    """
+    if ":" in name:
+        loss: TaskLoss = _own(name)
+        return loss
+    if name not in LOSSES:
+        raise ValueError(f"--loss {name!r} is not supported; give one of {', '.join(LOSSES)}, or package.module:name")
+    return LOSSES[name]
+
+
+def _own(name: str) -> Any:
+    """What a name in a module of the user's own is."""
+    module, _, own = name.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")  # the user's own file in the present folder
     try:
-        built = getattr(import_module(module), function)()
+        return getattr(import_module(module), own)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{name!r} cannot be loaded: {error}") from error
+
+
+def _call(name: str) -> nn.Module:
+    built = _own(name)()
     if not isinstance(built, nn.Module):
         raise ValueError(f"{name!r} returned {type(built).__name__}, not a torch.nn.Module")
     return built

@@ -15,14 +15,14 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from importlib.resources import files
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+from ribs.quant.recipe import RecipeName
+
 NETWORKS = "networks"
 NUMBER = re.compile(r"\d+(\.\d+)?")
 UNIFORM = re.compile(r"[1-8]/[1-8]")
 # What rows ask for and ribs cannot do yet. Rows that wait for it are refused: `ribs.cli.reproduce` does not pass it on.
 NOT_YET = {
     "qdrop": "reconstruction by QDrop, of the final network and in recRIBS of every candidate",
-    "repqvit+": "the quantizers of RepQ-ViT+: steps per channel after LayerNorm and their reparameterization, and "
-    "non-uniform (nuLSQ) steps for softmax outputs",
     "lsq": "training at the chosen bits by LSQ, with a teacher network",
 }
 BitWidth = Literal[1, 2, 3, 4, 5, 6, 7, 8]
@@ -81,7 +81,7 @@ class Uniform:
     job: Literal["uniform"]
     bits: BitWidth
     ends: BitWidth | None = None
-    quantizers: Literal["mse", "repqvit+"] = "mse"
+    recipe: RecipeName = "mse"
     reconstruction: Reconstruction | None = None
 
 
@@ -102,7 +102,7 @@ class Search:
     mib: float | None = None
     activation_bits: BitWidth | None = None
     ends: BitWidth | None = None
-    quantizers: Literal["mse", "repqvit+"] = "mse"
+    recipe: RecipeName = "mse"
     reconstruction: Reconstruction | None = None
     training: Training | None = None
 
@@ -175,8 +175,7 @@ class Row:
     def waits_for(self) -> tuple[str, ...]:
         """Keys of NOT_YET: what this row asks for and ribs cannot do yet."""
         reconstruction, training = getattr(self.run, "reconstruction", None), getattr(self.run, "training", None)
-        asked = [reconstruction and reconstruction.method, getattr(self.run, "quantizers", None)]
-        asked.append(training and training.method)
+        asked = [reconstruction and reconstruction.method, training and training.method]
         return tuple(name for name in asked if name in NOT_YET)
 
 

@@ -137,7 +137,7 @@ class _Run:
         run = self.row.run
         if isinstance(run, Uniform):
             bits = _bits(run, _costs(self.row))
-            return ribs.quantize(self.model, self.calibration, bits, units="block", **options)
+            return ribs.quantize(self.model, self.calibration, bits, units="block", recipe=run.recipe, **options)
         assert isinstance(run, Search)
         return ribs.search(
             self.model,
@@ -146,6 +146,7 @@ class _Run:
             bits=self.table.candidates,
             activation_bits=run.activation_bits,
             units=run.units,
+            recipe=run.recipe,
             algorithm="paper",
             update_size=run.update_size,
             iterations=run.iterations if self.arguments.iterations is None else self.arguments.iterations,

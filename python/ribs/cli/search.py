@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 import ribs
 from ribs.cli.flags import budgets, candidates
-from ribs.cli.models import input_size, load_data, load_model
+from ribs.cli.models import input_size, load_data, load_loss, load_model
 from ribs.io.folder import check_free
 from ribs.select.result import Spending
 
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
     [budget] = found
     if arguments.out is not None:
         check_free(Path(arguments.out))
-    choices = candidates(arguments)
+    choices, loss = candidates(arguments), load_loss(arguments.loss)
     model = load_model(arguments.model, checkpoint=arguments.checkpoint, pretrained=not arguments.random_weights)
     size = input_size(model, arguments.input_size)
     loader = load_data(
@@ -43,6 +43,9 @@ def run(arguments: argparse.Namespace) -> None:
             loader,
             budget,
             units=arguments.units,
+            recipe=arguments.recipe,
+            skip=arguments.skip,
+            loss=loss,
             algorithm=arguments.algorithm,
             update_size=arguments.update_size,
             iterations=arguments.iterations,
@@ -84,6 +87,7 @@ def as_json(result: ribs.Result) -> dict[str, object]:
     """The result without its model, for other programs."""
     return {
         "bits": result.bits,
+        "recipe": result.recipe,
         "loss": result.loss,
         "standard_error": result.standard_error,
         "loss_as_searched": result.loss_as_searched,

@@ -57,7 +57,7 @@ def check_fits(content: Content, model: nn.Module) -> None:
     for name, norm in content.trace.batch_norms:
         if not _is_norm_of(modules.get(norm), modules.get(name)) or folded.count(name) + folded.count(norm) > 2:
             raise _other(f"{norm!r} is no batch norm of the outputs of {name!r}")
-    for name in content.trace.sites:
+    for name in (*content.trace.sites, *content.trace.in_float):
         if name not in modules:
             raise _other(f"it has no module {name!r}")
 
@@ -81,7 +81,11 @@ def check_shape(name: str, here: torch.Tensor, dtype: object, shape: Iterable[in
 
 
 def _check_trace(seen: Trace, names: set[str]) -> None:
-    counts = [number for layer in seen.layers for number in (layer.macs, layer.weights, layer.channels, layer.biases)]
+    counts = [
+        number
+        for layer in (*seen.layers, *seen.skipped)
+        for number in (layer.macs, layer.weights, layer.channels, layer.biases)
+    ]
     counts += [*seen.unquantized.values(), seen.parameters, seen.others, *(read.elements for read in seen.reads)]
     _require(all(0 <= count < LARGEST_COUNT for count in counts), "it counts what no network has")
     mentioned = {*seen.moments, *seen.sources, *(read.layer for read in seen.reads)}

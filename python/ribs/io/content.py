@@ -10,14 +10,16 @@ import torch
 from torch import nn
 
 import ribs
-from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer
+from ribs.quant.quantizer import FLOAT_BITS, Quantizer
+from ribs.quant.recipe import RecipeName
 from ribs.quant.trace import Trace
 from ribs.quant.units import Unit
 from ribs.select.accounting import AccountingName
 from ribs.select.cost import Configuration, CostTable
 from ribs.select.result import IterationRecord, Result, SearchCost, Spending
 
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of a function that a module says it has
+# What modules say and may change: where a function is in memory, and whether there is a bias, which the tensors show.
+VARIABLE = re.compile(r" at 0x[0-9a-fA-F]+|, bias=(?:True|False)")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class SavedQuantizer:
     """A quantizer of activations at its bits; at 32 it has no steps.
 
     kind: one of `ribs.io.quantizers.KINDS`.
-    step, zero_point: one for the tensor, or one for each index of `axis`.
+    step, zero_point: one for the tensor, or one for each index of `axis`; levels of other kinds have no zero points.
     """
 
     kind: str
@@ -102,6 +104,7 @@ class Content:
     spending: tuple[Spending, ...]
     stopped: bool
     cost_of_search: SearchCost
+    recipe: RecipeName
     accounting: AccountingName
     units: tuple[Unit, ...]
     layers: dict[str, SavedLayer]
@@ -124,6 +127,7 @@ class Content:
             spending=result.spending,
             stopped=result.stopped,
             cost_of_search=result.cost_of_search,
+            recipe=result.recipe,
             accounting=result.costs.accounting,
             units=result.costs.groups,
             layers=layers,
@@ -148,6 +152,7 @@ class Content:
             stopped=self.stopped,
             cost_of_search=self.cost_of_search,
             costs=self.costs,
+            recipe=self.recipe,
         )
 
     @property
@@ -157,5 +162,5 @@ class Content:
 
 def describe(network: nn.Module) -> tuple[tuple[str, str, str], ...]:
     """The modules of a network but quantizers, in order, as `Content.modules` has them."""
-    modules = ((name, module) for name, module in network.named_modules() if not isinstance(module, FakeQuantizer))
-    return tuple((name, type(module).__qualname__, ADDRESS.sub("", module.extra_repr())) for name, module in modules)
+    modules = ((name, module) for name, module in network.named_modules() if not isinstance(module, Quantizer))
+    return tuple((name, type(module).__qualname__, VARIABLE.sub("", module.extra_repr())) for name, module in modules)

@@ -11,7 +11,7 @@ from ribs.io.folder import write_file
 from ribs.io.quantizers import save_quantizer
 from ribs.io.tensors import quantized_layers
 from ribs.quant.layers import QuantizedLayer
-from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, code_range
+from ribs.quant.quantizer import FLOAT_BITS, Quantizer, code_range
 from ribs.select.result import Result
 
 VERSION = "1.0.0"
@@ -48,7 +48,7 @@ def save_encodings(result: Result, path: str | os.PathLike[str]) -> None:
     write_file(Path(path), (json.dumps(encodings(result), indent=1) + "\n").encode())
 
 
-def _encoding(name: str, quantizer: FakeQuantizer) -> dict[str, Any]:
+def _encoding(name: str, quantizer: Quantizer) -> dict[str, Any]:
     if quantizer.bits == FLOAT_BITS:
         return {"name": name, "enc_type": "PER_TENSOR", "dtype": "FLOAT", "bw": FLOAT_BITS}
     saved = save_quantizer(quantizer)

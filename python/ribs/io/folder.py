@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -142,20 +142,24 @@ def read_result(folder: Path) -> Any:
 
 
 def read_weights(
-    folder: Path, saved: WeightsFile, expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+    folder: Path,
+    saved: WeightsFile,
+    expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    optional: Collection[str] = (),
 ) -> dict[str, Tensor]:
-    """Exactly the tensors expected. Raises: FormatError."""
+    """Exactly the tensors expected, and those optional float32 vectors that there are. Raises: FormatError."""
     path = folder / WEIGHTS
     _check_file(path, saved)
     tensors: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             names = set(file.keys())
-            if names != expected.keys():
-                name = min(names ^ expected.keys())
+            more = {name: (torch.float32, (_length(file, name),)) for name in names & set(optional)}
+            if names != expected.keys() | more.keys():
+                name = min(names ^ (expected.keys() | more.keys()))
                 problem = "has no place in the model" if name in names else "is missing"
                 raise FormatError(f"[load] the model is not the one that was saved: {name!r} {problem}")
-            for name, (dtype, shape) in expected.items():
+            for name, (dtype, shape) in {**expected, **more}.items():
                 stored = file.get_slice(name)
                 found = DTYPES.get(stored.get_dtype()), tuple(stored.get_shape())
                 if found != (dtype, shape):
@@ -167,6 +171,11 @@ def read_weights(
     except SafetensorError as error:
         raise FormatError(f"[load] {path} is damaged: {error}") from None
     return tensors
+
+
+def _length(file: Any, name: str) -> int:
+    shape = file.get_slice(name).get_shape()
+    return int(shape[0]) if len(shape) == 1 else 0
 
 
 def _envelope(folder: Path) -> dict[str, Any]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from ribs.io.content import SavedQuantizer
 from ribs.io.errors import FormatError
-from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer
+from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer, ShareLevels, ShareQuantizer
 
 LARGEST_ZERO_POINT = 2**23  # up to it, codes and values are exact in float32
 
@@ -23,12 +25,12 @@ class Kind:
     load: f(saved, where, device), the inverse; raises FormatError for state that no such quantizer has.
     """
 
-    of: type[FakeQuantizer]
-    save: Callable[[FakeQuantizer], SavedQuantizer]
-    load: Callable[[SavedQuantizer, str, torch.device], FakeQuantizer]
+    of: type[Quantizer]
+    save: Callable[[Any], SavedQuantizer]
+    load: Callable[[SavedQuantizer, str, torch.device], Quantizer]
 
 
-def save_quantizer(quantizer: FakeQuantizer) -> SavedQuantizer:
+def save_quantizer(quantizer: Quantizer) -> SavedQuantizer:
     """Raises: TypeError for a kind that has no entry."""
     for kind in KINDS.values():
         if type(quantizer) is kind.of:
@@ -39,7 +41,7 @@ def save_quantizer(quantizer: FakeQuantizer) -> SavedQuantizer:
     )
 
 
-def load_quantizer(saved: SavedQuantizer, where: str, device: torch.device) -> FakeQuantizer:
+def load_quantizer(saved: SavedQuantizer, where: str, device: torch.device) -> Quantizer:
     """Raises: FormatError for a kind that is not known, or state that such a quantizer cannot have."""
     if saved.kind not in KINDS:
         raise FormatError(f"[load] {where} is of the kind {saved.kind!r}; known are {', '.join(KINDS)}")
@@ -65,10 +67,7 @@ def _load_uniform(saved: SavedQuantizer, where: str, device: torch.device) -> Fa
     quantizer = FakeQuantizer(symmetric=saved.symmetric, axis=saved.axis)
     if saved.bits == FLOAT_BITS:
         return quantizer
-    step = torch.tensor(saved.step, dtype=torch.float32, device=device)
-    # What float32 holds is compared, and not what was written: 1e-60 becomes 0.
-    if not all(math.isfinite(each) and each > 0 for each in step.tolist()):
-        raise FormatError(f"[load] {where} has steps that are not positive and finite")
+    step = _steps(saved, where, device)
     if any(abs(each) > LARGEST_ZERO_POINT for each in saved.zero_point):
         raise FormatError(f"[load] {where} has a zero point beyond 2^23")
     if len(saved.step) != len(saved.zero_point) or not (len(saved.step) == 1 if saved.axis is None else saved.step):
@@ -80,4 +79,34 @@ def _load_uniform(saved: SavedQuantizer, where: str, device: torch.device) -> Fa
     return quantizer
 
 
-KINDS = {"uniform": Kind(FakeQuantizer, _save_uniform, _load_uniform)}
+def _save_shares(quantizer: ShareQuantizer) -> SavedQuantizer:
+    step: list[float] = [] if quantizer.bits == FLOAT_BITS else quantizer.steps_of(quantizer.bits).tolist()
+    return SavedQuantizer(quantizer.levels, quantizer.bits, False, None, tuple(step), ())
+
+
+def _load_shares(saved: SavedQuantizer, where: str, device: torch.device) -> ShareQuantizer:
+    quantizer = ShareQuantizer(cast(ShareLevels, saved.kind))
+    if saved.bits == FLOAT_BITS:
+        return quantizer
+    step = _steps(saved, where, device)
+    levels = 2**saved.bits - 1 if saved.kind == "nonuniform" else 1
+    if len(step) != levels or saved.zero_point:
+        raise FormatError(f"[load] {where} has {len(step)} steps and {len(saved.zero_point)} zero points")
+    quantizer.set_steps((saved.bits,), [step])
+    quantizer.set_bits(saved.bits)
+    return quantizer
+
+
+def _steps(saved: SavedQuantizer, where: str, device: torch.device) -> Tensor:
+    step = torch.tensor(saved.step, dtype=torch.float32, device=device)
+    # What float32 holds is compared, and not what was written: 1e-60 becomes 0.
+    if not all(math.isfinite(each) and each > 0 for each in step.tolist()):
+        raise FormatError(f"[load] {where} has steps that are not positive and finite")
+    return step
+
+
+KINDS = {
+    "uniform": Kind(FakeQuantizer, _save_uniform, _load_uniform),
+    "nonuniform": Kind(ShareQuantizer, _save_shares, _load_shares),
+    "log_sqrt2": Kind(ShareQuantizer, _save_shares, _load_shares),
+}

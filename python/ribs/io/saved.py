@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,10 +14,12 @@ from ribs.io import schema
 from ribs.io.check import check_content, check_fits, check_modules
 from ribs.io.content import Content, SavedLayer
 from ribs.io.quantizers import load_quantizer
-from ribs.io.tensors import other_tensors, packed_shapes, quantized_layers, save_layers, unpack
+from ribs.io.tensors import empty_places, other_tensors, packed_shapes, quantized_layers, save_layers, unpack
+from ribs.quant.copies import unwrap
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
 from ribs.quant.network import assemble, check_model
-from ribs.quant.quantizer import FakeQuantizer
+from ribs.quant.recipe import RECIPES
+from ribs.quant.skip import Skip
 from ribs.select.bit_table import as_csv, as_json
 from ribs.select.result import Result
 
@@ -61,19 +64,26 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> Result:
         `ribs.search` would refuse.
     """
     folder = Path(path)
-    check_model(model)
+    model = unwrap(model)
+    check_model(model, Skip(model))
     content = schema.decode(Content, files.read_result(folder), "the saved result")
     check_content(content)
     check_fits(content, model)
-    network = assemble(model, content.trace, content.units).model
+    # Whatever the recipe, the quantizers are replaced.
+    network = assemble(model, content.trace, content.units, RECIPES["mse"]).model
     check_modules(content, network)
     layers = quantized_layers(network, content.trace)
     others = other_tensors(network, content.layers, content.trace)
     expected = {name: (each.dtype, tuple(each.shape)) for name, each in others.items()}
-    tensors = files.read_weights(folder, content.weights, {**packed_shapes(content.layers), **expected})
+    device = next(model.parameters()).device
+    shapes = {**packed_shapes(content.layers), **expected}
+    places = empty_places(network)
+    tensors = files.read_weights(folder, content.weights, shapes, optional=places.keys())
     for name, each in others.items():
         each.copy_(tensors[name])
-    device = next(model.parameters()).device
+    for name in tensors.keys() - shapes.keys():
+        module, parameter = places[name]
+        setattr(module, parameter, nn.Parameter(tensors[name].to(device), requires_grad=False))
     unpack(layers, content.layers, tensors, device)
     for name, layer in layers.items():
         _put_quantizers(name, layer, content.layers[name], device)
@@ -89,7 +99,7 @@ def _has_bits(layer: QuantizedLayer | QuantizedMatmul, weight_bits: int, activat
 def _put_quantizers(
     name: str, layer: QuantizedLayer | QuantizedMatmul, saved: SavedLayer, device: torch.device
 ) -> None:
-    made: list[FakeQuantizer] = [
+    made: list[Any] = [
         load_quantizer(each, f"quantizer {number} of {name!r}", device) for number, each in enumerate(saved.inputs)
     ]
     if isinstance(layer, QuantizedLayer):

@@ -44,6 +44,8 @@ def encode(hint: Any, value: Any) -> Any:
         return None if value is None else encode(_optional(arguments), value)
     if origin is tuple:
         return [encode(each, item) for each, item in zip(_items(arguments, value), value, strict=True)]
+    if origin is frozenset:
+        return sorted(encode(tuple.__class_getitem__((*arguments, ...)), tuple(value)))
     if origin is dict:
         pairs = [(encode(arguments[0], key), encode(arguments[1], item)) for key, item in value.items()]
         return dict(pairs) if arguments[0] is str else [list(pair) for pair in pairs]
@@ -71,6 +73,9 @@ def _decode(hint: Any, data: Any, where: str) -> Any:
             return _refuse(where, data)
         items = zip(_items(arguments, data), data, strict=True)
         return tuple(_decode(each, item, f"{where}[{index}]") for index, (each, item) in enumerate(items))
+    if origin is frozenset:
+        items = _decode(tuple.__class_getitem__((*arguments, ...)), data, where)
+        return frozenset(items) if len(set(items)) == len(items) else _refuse(where, data)
     if origin is dict:
         return _decode_dict(arguments, data, where)
     if is_dataclass(hint):

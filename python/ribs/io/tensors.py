@@ -18,7 +18,7 @@ from ribs.io.content import SavedLayer, SavedWeight
 from ribs.io.errors import FormatError
 from ribs.io.quantizers import save_quantizer
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
-from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, code_range
+from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer, code_range
 from ribs.quant.trace import Trace
 
 WORD = 4  # bytes
@@ -86,7 +86,7 @@ def other_tensors(network: nn.Module, saved: Mapping[str, SavedLayer], seen: Tra
     packed = {name: weight for name, layer in saved.items() if (weight := layer.packed) is not None}
     replaced = {id(network.get_submodule(name)) for name, weight in packed.items() if not weight.held}
     found: dict[str, Tensor] = {}
-    for name, tensor in _walk(network, "", replaced):
+    for name, tensor in _walk(network, replaced):
         found.setdefault(name, tensor)
     in_float = {source for name, sources in seen.sources.items() if name not in packed for source in sources}
     gone = {source for name in packed for source in seen.sources[name]} - in_float - set(seen.otherwise)
@@ -101,21 +101,41 @@ def other_tensors(network: nn.Module, saved: Mapping[str, SavedLayer], seen: Tra
     return others
 
 
-def _walk(module: nn.Module, path: str, replaced: set[int]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors below a module by their names in the float model, without those of quantizers."""
-    hidden = set()
+def empty_places(network: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """The parameters that modules could have and do not, such as a bias, by their names in the float model.
+
+    Where steps by channel were taken out of an input, the network that was saved may have got them.
+    """
+    return {
+        _tensor(path, name): (module, name)
+        for path, module, _ in _modules(network, "")
+        for name, parameter in module._parameters.items()
+        if parameter is None
+    }
+
+
+def _walk(network: nn.Module, replaced: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a network by their names in the float model, without those of quantizers and replaced weights."""
+    for path, module, owner in _modules(network, ""):
+        buffers = {
+            name: each for name, each in module._buffers.items() if name not in module._non_persistent_buffers_set
+        }
+        for name, tensor in {**module._parameters, **buffers}.items():
+            if tensor is not None and not (owner in replaced and name == "weight"):
+                yield _tensor(path, name), tensor
+
+
+def _modules(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, int | None]]:
+    """The modules of the float model by their names in it; of layers also the id of the quantized layer around it."""
+    owner = None
     if isinstance(module, QuantizedLayer):
-        hidden = {"weight"} if id(module) in replaced else set()
         if module.layer is None:
             return
-        module = module.layer
-    buffers = ((name, each) for name, each in module._buffers.items() if name not in module._non_persistent_buffers_set)
-    for name, tensor in (*module._parameters.items(), *buffers):
-        if tensor is not None and name not in hidden:
-            yield _tensor(path, name), tensor
+        module, owner = module.layer, id(module)
+    yield path, module, owner
     for name, child in module.named_children():
-        if not isinstance(child, (FakeQuantizer, QuantizedMatmul)):
-            yield from _walk(child, _tensor(path, name), replaced)
+        if not isinstance(child, (Quantizer, QuantizedMatmul)):
+            yield from _modules(child, _tensor(path, name))
 
 
 def _pack(layer: QuantizedLayer, held: bool) -> tuple[SavedWeight, dict[str, Tensor]]:

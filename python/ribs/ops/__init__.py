@@ -4,22 +4,31 @@ from ribs.ops import twin
 from ribs.ops.build import build_info
 from ribs.ops.codes import quantize
 from ribs.ops.cost import config_cost
+from ribs.ops.level_search import search_levels, search_log_sqrt2
+from ribs.ops.levels import fake_quantize_log_sqrt2, fake_quantize_nonuniform
 from ribs.ops.packing import pack_bits, unpack_bits
 from ribs.ops.quantize import fake_quantize, fake_quantize_backward
 from ribs.ops.sketch import Sketch
 from ribs.ops.steps import search_steps, sketch
 from ribs.ops.twin import ConfigCost, StepSearch
+from ribs.ops.twin_levels import LevelSearch, LogSearch
 
 __all__ = [
     "ConfigCost",
+    "LevelSearch",
+    "LogSearch",
     "Sketch",
     "StepSearch",
     "build_info",
     "config_cost",
     "fake_quantize",
     "fake_quantize_backward",
+    "fake_quantize_log_sqrt2",
+    "fake_quantize_nonuniform",
     "pack_bits",
     "quantize",
+    "search_levels",
+    "search_log_sqrt2",
     "search_steps",
     "sketch",
     "twin",

@@ -29,13 +29,7 @@ def axis(op: str, x: Tensor, value: int | None) -> None:
 
 def quantizer(op: str, x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis_: int | None) -> None:
     """Refuse dtypes, shapes, devices and codes that do not make a quantizer of x."""
-    wide = (torch.float32, torch.float64)
-    if x.device.type == "cuda":
-        dtype(op, "x", x, *wide, *HALF, hint="convert it with .float()")
-    else:
-        dtype(op, "x", x, *wide, hint="convert it with .float(), or move it to CUDA, which takes half as well")
-    want_step = torch.float32 if x.dtype in HALF else x.dtype
-    dtype(op, "step", step, want_step, hint=f"convert it with .to({want_step})")
+    _elements(op, x, "step", step)
     dtype(op, "zero_point", zero_point, torch.int32, hint="convert it with .to(torch.int32)")
     axis(op, x, axis_)
     want = [(), (1,)] if axis_ is None else [(x.shape[axis_],)]
@@ -43,8 +37,7 @@ def quantizer(op: str, x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, q
         if tuple(value.shape) not in want:
             allowed = "a scalar or [1] without an axis" if axis_ is None else f"[{x.shape[axis_]}]"
             raise ValueError(f"[{op}] {name} shape={list(value.shape)} does not fit axis={axis_}; it must be {allowed}")
-        if value.device != x.device:
-            raise ValueError(f"[{op}] {name} is on {value.device} but x is on {x.device}; move it with .to(x.device)")
+        _beside(op, x, name, value)
     if not -MAX_CODE <= qmin <= qmax <= MAX_CODE:
         raise ValueError(
             f"[{op}] qmin={qmin}, qmax={qmax} is not supported; "
@@ -52,7 +45,37 @@ def quantizer(op: str, x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, q
         )
 
 
-def positive_step(op: str, step: Tensor) -> None:
+def _elements(op: str, x: Tensor, name: str, step: Tensor) -> None:
+    """Refuse dtypes of x that are not quantized, and steps of another one than theirs."""
+    wide = (torch.float32, torch.float64)
+    if x.device.type == "cuda":
+        dtype(op, "x", x, *wide, *HALF, hint="convert it with .float()")
+    else:
+        dtype(op, "x", x, *wide, hint="convert it with .float(), or move it to CUDA, which takes half as well")
+    want_step = torch.float32 if x.dtype in HALF else x.dtype
+    dtype(op, name, step, want_step, hint=f"convert it with .to({want_step})")
+
+
+def _beside(op: str, x: Tensor, name: str, value: Tensor) -> None:
+    """Refuse a tensor on another device than x."""
+    if value.device != x.device:
+        raise ValueError(f"[{op}] {name} is on {value.device} but x is on {x.device}; move it with .to(x.device)")
+
+
+def levels(op: str, x: Tensor, steps: Tensor, bits: int | None = None) -> None:
+    """Refuse dtypes, shapes and devices that do not make levels for x: of nuLSQ, or with `bits` of log-sqrt2."""
+    name, shapes, allowed = "step", [(), (1,)], "a scalar or [1]"
+    if bits is None:
+        name, shapes, allowed = "steps", [(2**width - 1,) for width in range(1, 9)], "[2**bits - 1] for bits 1..8"
+    else:
+        bit_widths(op, [bits])
+    _elements(op, x, name, steps)
+    if tuple(steps.shape) not in shapes:
+        raise ValueError(f"[{op}] {name} shape={list(steps.shape)} is not supported; it must be {allowed}")
+    _beside(op, x, name, steps)
+
+
+def positive_step(op: str, step: Tensor, name: str = "step") -> None:
     """Refuse a step that is not positive and finite; reads the value, so for CPU tensors only."""
     if step.numel() == 0:
         return
@@ -62,7 +85,7 @@ def positive_step(op: str, step: Tensor) -> None:
         low, high = (bound.item() for bound in step.aminmax())  # NaN if any is
     if not 0 < low <= high < math.inf:
         worst = step[~((step > 0) & (step < math.inf))].flatten()[0].item()
-        raise ValueError(f"[{op}] step={worst} is not supported; every step must be positive and finite")
+        raise ValueError(f"[{op}] {name}={worst} is not supported; every step must be positive and finite")
 
 
 def like(op: str, name: str, value: Tensor, x: Tensor) -> None:

@@ -8,6 +8,10 @@ from torch import Tensor
 
 from ribs.ops import check
 from ribs.ops.sketch import BINS, CELLS, OCTAVES, RESIDUAL_BITS, Sketch, carried
+from ribs.ops.twin_levels import fake_quantize_log_sqrt2 as fake_quantize_log_sqrt2
+from ribs.ops.twin_levels import fake_quantize_nonuniform as fake_quantize_nonuniform
+from ribs.ops.twin_levels import search_levels as search_levels
+from ribs.ops.twin_levels import search_log_sqrt2 as search_log_sqrt2
 
 
 class StepSearch(NamedTuple):

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+
+from ribs.quant.tree import leaves, map_leaves, tensors
 
 WHAT_A_BATCH_MAY_BE = (
     "a batch must be a tensor, a tuple or list whose first item is the model's input (labels may follow and are "
@@ -26,7 +27,7 @@ class Inputs:
 
     @property
     def tensors(self) -> list[Tensor]:
-        return [leaf for leaf in tree_leaves((self.args, dict(self.kwargs))) if isinstance(leaf, Tensor)]
+        return tensors((self.args, dict(self.kwargs)))
 
     @property
     def samples(self) -> int:
@@ -57,7 +58,7 @@ class Inputs:
         return model(*self.args, **self.kwargs)
 
     def _map(self, function: Any) -> Inputs:
-        args, kwargs = tree_map(
+        args, kwargs = map_leaves(
             lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, (self.args, dict(self.kwargs))
         )
         return Inputs(args, kwargs)
@@ -66,7 +67,8 @@ class Inputs:
 def as_inputs(model: nn.Module, batch: Any) -> Inputs:
     """The part of one loader batch that the model takes; labels are left out.
 
-    Raises: TypeError for anything but a tensor, a tuple or list led by the input, or a dict of tensors.
+    Raises: TypeError for anything but a tensor, a tuple or list led by the input, or a dict of tensors; ValueError for
+        tensors of different numbers of samples.
     """
     if isinstance(batch, Tensor):
         inputs = Inputs((batch,), {})
@@ -80,20 +82,24 @@ def as_inputs(model: nn.Module, batch: Any) -> Inputs:
             inputs = Inputs(tuple(first) if isinstance(first, (tuple, list)) else (first,), {})
     else:
         raise TypeError(f"[ribs] got a batch of type {type(batch).__name__}; {WHAT_A_BATCH_MAY_BE}")
-    leaves = tree_leaves((inputs.args, dict(inputs.kwargs)))
-    wrong = [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor)]
-    if wrong or not leaves:
-        found = f"an item of type {wrong[0]}" if wrong else "no tensor that the model's forward takes"
-        raise TypeError(f"[ribs] got a batch with {found}; {WHAT_A_BATCH_MAY_BE}")
-    if any(leaf.dim() == 0 for leaf in leaves):
+    found = leaves((inputs.args, dict(inputs.kwargs)))
+    wrong = [type(leaf).__name__ for leaf in found if not isinstance(leaf, Tensor)]
+    if wrong or not found:
+        held = f"an item of type {wrong[0]}" if wrong else "no tensor that the model's forward takes"
+        raise TypeError(f"[ribs] got a batch with {held}; {WHAT_A_BATCH_MAY_BE}")
+    if any(leaf.dim() == 0 for leaf in found):
         raise TypeError("[ribs] got a 0-d tensor in a batch; the first dimension must be the samples")
+    if len({leaf.shape[0] for leaf in found}) > 1:
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in found)
+        raise ValueError(f"[ribs] got a batch of tensors {shapes}; the first dimension of each must be the samples")
     return inputs
 
 
 def collect(model: nn.Module, loader: Iterable[Any], samples: int) -> list[Inputs]:
     """The calibration set: exactly the loader's first `samples` samples (fewer if it has fewer), batch by batch.
 
-    Raises: TypeError for unreadable batches; ValueError for an empty loader, `samples` < 1 or NaN/Inf inputs.
+    Raises: TypeError for unreadable batches; ValueError for an empty loader, `samples` < 1, sequences of no length, and
+        inputs that hold NaN or Inf; -Inf is left to what reads it, as masks hold it.
     """
     if samples < 1:
         raise ValueError(f"[ribs] calibration_samples={samples} is not allowed; give at least 1")
@@ -105,7 +111,12 @@ def collect(model: nn.Module, loader: Iterable[Any], samples: int) -> list[Input
             continue
         inputs = inputs.head(left) if inputs.samples > left else inputs
         for tensor in inputs.tensors:
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if tensor.numel() == 0:
+                raise ValueError(
+                    f"[ribs] batch {len(batches)} of the loader holds a tensor of shape {tuple(tensor.shape)}, which "
+                    "is empty; leave out what has no length"
+                )
+            if tensor.is_floating_point() and not bool((tensor < torch.inf).all()):
                 raise ValueError(f"[ribs] batch {len(batches)} of the loader holds NaN or Inf; clean the data first")
         batches.append(inputs)
         left -= inputs.samples

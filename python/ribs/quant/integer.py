@@ -66,8 +66,9 @@ class IntegerProduct:
 
     @property
     def ready(self) -> bool:
-        """Whether both operands have 8 bits or less at present, and the zero point of the input is such a code."""
-        return self._weights.bits <= 8 and self._inputs.bits <= 8 and 0 <= self._inputs.scalars[1] <= 255
+        """Whether both operands have 8 bits or less at present, and the input one step and a zero point among them."""
+        few = self._weights.bits <= 8 and self._inputs.bits <= 8
+        return few and self._inputs.is_per_tensor and 0 <= self._inputs.scalars[1] <= 255
 
     def __call__(self, x: Tensor) -> Tensor:
         """Give what the layer gives for the fake-quantized x and weights, but for the rounding of float sums."""

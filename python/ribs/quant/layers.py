@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ribs.quant.integer import IntegerProduct
 from ribs.quant.products import LEFT, OPENED, RIGHT, Product, find_product, is_plain
-from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer
+from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer
 from ribs.quant.trace import Site
 from ribs.quant.weights import KeptWeights
 
@@ -108,8 +108,8 @@ class QuantizedLayer(nn.Module):
 
     @property
     def rounds_what_it_gets(self) -> bool:
-        """Whether one quantizer rounds the tensor that it is called with: a forward of its own may change it first."""
-        return (self.plain or self.layer is None) and not self.later
+        """Whether one step rounds the tensor that it is called with: a forward of its own may change it first."""
+        return (self.plain or self.layer is None) and not self.later and self.input_quantizer.is_per_tensor
 
     def quantized_weight(self, weight: Tensor | None = None) -> Tensor:
         """weight: in the place of the layer's own, but not of those that are held."""
@@ -173,20 +173,27 @@ def _run(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
 
 
 class QuantizedMatmul(nn.Module):
-    """A product of two activations, such as q k^T, with both operands fake-quantized per tensor.
+    """A product of two activations, such as q k^T, with both operands fake-quantized.
 
     calls: how often it runs in one pass of the network; each call's operands have quantizers of their own.
     """
 
     def __init__(self, calls: int = 1) -> None:
         super().__init__()
-        self.left_quantizer = FakeQuantizer(symmetric=False)
-        self.right_quantizer = FakeQuantizer(symmetric=False)
+        self.left_quantizer: Quantizer = FakeQuantizer(symmetric=False)
+        self.right_quantizer: Quantizer = FakeQuantizer(symmetric=False)
         self.later = nn.ModuleList(FakeQuantizer(symmetric=False) for _ in range(2 * (calls - 1)))
 
     @property
-    def activation_quantizers(self) -> tuple[FakeQuantizer, ...]:
+    def activation_quantizers(self) -> tuple[Quantizer, ...]:
         return (self.left_quantizer, self.right_quantizer, *self.later)
+
+    def set_quantizer(self, call: int, operand: int, quantizer: Quantizer) -> None:
+        """Put a quantizer in the place of that of the left or right operand of one call."""
+        if call == 0:
+            setattr(self, ("left_quantizer", "right_quantizer")[operand], quantizer)
+        else:
+            self.later[2 * (call - 1) + operand] = quantizer
 
     def set_bits(self, weight_bits: int, activation_bits: int) -> None:
         """Both operands are activations, so the weight bits do not matter here."""
@@ -238,11 +245,15 @@ class Repeats:
         return (*args, rest), kwargs
 
 
-def redirect(network: nn.Module, sites: Mapping[str, Sequence[Site]]) -> None:
+def redirect(network: nn.Module, sites: Mapping[str, Sequence[Site]], skipped: Iterable[str] = ()) -> None:
     """Send the products in the forwards of modules to the quantized layers and matmuls that they belong to.
 
     sites: for each module, the products of one call, in order.
+    skipped: the modules whose products stay where they are.
     """
+    for name in skipped if sites else ():
+        module = network.get_submodule(name)
+        module.forward = _InFloat(module.forward)
     # The network's own forward is always among them: where this sees all that runs, no fast path of torch's hides any.
     for name in {**sites, "": ()} if sites else ():
         owner = network.get_submodule(name)
@@ -250,6 +261,18 @@ def redirect(network: nn.Module, sites: Mapping[str, Sequence[Site]]) -> None:
         assert owner is not None
         targets = [None if site.layer is None else network.get_submodule(site.layer) for site in sites.get(name, ())]
         owner.forward = _Redirected(owner.forward, name, tuple(sites.get(name, ())), targets)
+
+
+class _InFloat:
+    """The forward of a module whose products stay where they are."""
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, forward)
+        self.forward = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _Apart():
+            return self.forward(*args, **kwargs)
 
 
 class _Redirected:
@@ -283,7 +306,7 @@ class _Redirected:
             raise RuntimeError(
                 f"[ribs] product {number} in the forward of {self.name or 'the model'} is not there, or is another, "
                 f"when it was traced: it multiplied {len(self.sites)} times; give inputs of the same shape and mode to "
-                "the search"
+                f"the search, or leave it in float: skip=[{self.name!r}]"
             )
         target = self.targets[number]
         if target is None:

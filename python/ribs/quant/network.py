@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,12 +11,24 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from ribs import ops
+from ribs.quant.copies import copy_model
 from ribs.quant.fold import fold_batch_norms
 from ribs.quant.inputs import Inputs
 from ribs.quant.integer import FORM, IntegerProduct, check_device, supports
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul, Repeats, redirect
-from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, PooledSteps, StepAverage
+from ribs.quant.quantizer import (
+    FLOAT_BITS,
+    FakeQuantizer,
+    Observer,
+    PooledLevels,
+    PooledSteps,
+    Quantizer,
+    ShareQuantizer,
+    StepAverage,
+)
+from ribs.quant.ranges import RANGES
+from ribs.quant.recipe import RECIPES, Recipe, RecipeName, find_recipe
+from ribs.quant.skip import Reasons, Skip
 from ribs.quant.trace import Trace, trace
 from ribs.quant.units import Unit, UnitScheme, find_units
 from ribs.quant.weights import Room
@@ -31,6 +43,7 @@ class QuantizedNetwork:
     model: the copy, with batch norm folded and quantized layers in place.
     trace: what one forward of the float model showed.
     units: groups of layers that share their bits.
+    recipe: of its quantizers.
     repeats: numbers the calls of layers that run several times in a pass.
     """
 
@@ -38,6 +51,7 @@ class QuantizedNetwork:
     trace: Trace
     units: tuple[Unit, ...]
     repeats: Repeats = field(default_factory=Repeats)
+    recipe: Recipe = RECIPES["mse"]
 
     def set_bits(self, unit: Unit, bits: Bits) -> None:
         """Choose the (weight, activation) bits of every layer of one unit; 32 means float."""
@@ -50,6 +64,11 @@ class QuantizedNetwork:
         """Choose the bits of every unit: {unit name: (weight bits, activation bits)}."""
         for unit in self.units:
             self.set_bits(unit, configuration[unit.name])
+
+    def set_float(self) -> None:
+        """Leave everything in float."""
+        for unit in self.units:
+            self.set_bits(unit, (FLOAT_BITS, FLOAT_BITS))
 
     @contextmanager
     def keep_weights(self, limit_bytes: int) -> Iterator[None]:
@@ -119,38 +138,59 @@ def _integer(layer: QuantizedLayer) -> IntegerProduct | None:
     return IntegerProduct(layer.layer, layer.weight_quantizer, layer.input_quantizer, layer.kept)
 
 
-def prepare(model: nn.Module, inputs: Inputs, units: UnitScheme = "block") -> QuantizedNetwork:
+def prepare(
+    model: nn.Module,
+    inputs: Inputs,
+    units: UnitScheme = "block",
+    *,
+    recipe: RecipeName | None = None,
+    skip: Iterable[str] = (),
+) -> QuantizedNetwork:
     """A deep copy of the model, folded, with a quantized layer in the place of each Conv, Linear and matmul.
 
     inputs: any batch; one sample of it is used to see what runs.
-    Raises: ValueError or TypeError for a model in training mode, parameters that are not finite float32 on one
-        device, nothing to quantize, or layers that never run.
+    recipe: of the quantizers; by default `find_recipe` chooses.
+    skip: names or patterns of modules and layers that stay in float, as they are.
+    Raises: ValueError for a model in training mode, on several devices or with nothing to quantize, and one that names
+        all that can't be quantized: parameters that are not finite float32, layers that never run, and what
+        `ribs.quant.trace.trace` finds.
     """
-    check_model(model)
-    seen = trace(model, inputs)
-    network = assemble(model, seen, find_units(model, seen.layers, units))
-    if seen.unquantized:
-        places = ", ".join(name or "outside of any module" for name in seen.unquantized)
-        warnings.warn(
-            f"[ribs] {sum(seen.unquantized.values()):,} MACs stay in float and are counted at 32 x 32 bits: products "
-            f"that ribs has no quantizers for, in {places}",
-            stacklevel=3,
-        )
+    skipped = Skip(model, skip)
+    seen = trace(model, inputs, skipped, check_model(model, skipped))
+    network = assemble(model, seen, find_units(model, seen.layers, units), find_recipe(recipe, seen))
+    _name_float_products(seen)
     if any(isinstance(module, QuantizedLayer) and not module.plain for module in network.model.modules()):
         with torch.no_grad():
             inputs.head(1).to(network.device).call(network.model)  # shows the weights that are made anew
     return network
 
 
-def assemble(model: nn.Module, seen: Trace, units: tuple[Unit, ...]) -> QuantizedNetwork:
+def assemble(model: nn.Module, seen: Trace, units: tuple[Unit, ...], recipe: Recipe) -> QuantizedNetwork:
     """As `prepare`, of a model that was traced and divided into units before; nothing is run."""
-    network = copy.deepcopy(model).requires_grad_(False)
+    network, _ = copy_model(model)
     fold_batch_norms(network, seen.batch_norms)
-    network, repeats = _with_quantizers(network, seen)
-    return QuantizedNetwork(network.eval(), seen, units, repeats)
+    network, repeats = _with_quantizers(network, seen, recipe)
+    return QuantizedNetwork(network.eval(), seen, units, repeats, recipe)
 
 
-def _with_quantizers(network: nn.Module, seen: Trace) -> tuple[nn.Module, Repeats]:
+def _name_float_products(seen: Trace) -> None:
+    """Warn of all MACs that are not quantized."""
+    skipped = [layer.name for layer in seen.skipped]
+    if not skipped and not seen.unquantized:
+        return
+    reasons = []
+    if seen.unquantized:
+        places = ", ".join(name or "outside of any module" for name in seen.unquantized)
+        reasons.append(f"products that ribs has no quantizers for, in {places}")
+    if skipped:
+        reasons.append(f"skipped {', '.join(skipped)}")
+    macs = sum(seen.unquantized.values()) + sum(layer.macs for layer in seen.skipped)
+    warnings.warn(
+        f"[ribs] {macs:,} MACs stay in float and are counted at 32 x 32 bits: {'; '.join(reasons)}", stacklevel=4
+    )
+
+
+def _with_quantizers(network: nn.Module, seen: Trace, recipe: Recipe) -> tuple[nn.Module, Repeats]:
     """The network with its quantized layers and matmuls in place, and what numbers their calls."""
     sites = {site.layer: site for each in seen.sites.values() for site in each if site.layer is not None}
     modules = dict(network.named_modules())
@@ -160,34 +200,53 @@ def _with_quantizers(network: nn.Module, seen: Trace) -> tuple[nn.Module, Repeat
             made: nn.Module = QuantizedMatmul(layer.calls)
             if layer.kind != "matmul":
                 made = QuantizedLayer(None, sites[layer.name], layer.calls)
-            if isinstance(modules[parent], (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
-                raise ValueError(
-                    f"[ribs] {parent or 'the model'} is a {type(modules[parent]).__name__} that multiplies by itself, "
-                    "and has no place for the quantizers among its items; put its products into a module of their own"
-                )
             modules[parent].add_module(child, made)
     for layer in seen.layers:
         if layer.name in modules:
             made = QuantizedLayer(modules[layer.name], sites.get(layer.name), layer.calls)
             network = _replace(network, layer.name, made)
-    redirect(network, seen.sites)
+    if recipe.shares is not None:
+        for name, call, operand in seen.shares:
+            matmul = network.get_submodule(name)
+            assert isinstance(matmul, QuantizedMatmul)
+            matmul.set_quantizer(call, operand, ShareQuantizer(recipe.shares))
+    if recipe.by_channel:
+        for name in itertools.chain(*seen.norms.values()):
+            network.get_submodule(name).input_quantizer = FakeQuantizer(symmetric=False, axis=-1)
+    redirect(network, seen.sites, seen.in_float)
     repeats = Repeats()
     repeats.attach(network, {layer.name: layer.calls for layer in seen.layers})
     return network, repeats
 
 
-def check_model(model: nn.Module) -> None:
-    """Raise, naming the module or parameter, for a model that cannot be quantized as it stands."""
+def check_model(model: nn.Module, skip: Skip) -> Reasons:
+    """The modules whose parameters cannot be quantized, with the reasons.
+
+    Raises: ValueError for a model that cannot be used as a whole: in training mode, on several devices, on the meta
+        device, without any parameter of float32.
+    """
     check_training(model)
-    devices = set()
-    for name, parameter in model.named_parameters():
-        if parameter.dtype is not torch.float32:
-            raise TypeError(f"[ribs] parameter {name!r} is {parameter.dtype}; ribs needs float32: call model.float()")
-        if not bool(torch.isfinite(parameter).all()):
-            raise ValueError(f"[ribs] parameter {name!r} holds NaN or Inf")
-        devices.add(str(parameter.device))
+    parameters = dict(model.named_parameters())
+    devices = {str(parameter.device): name for name, parameter in reversed(parameters.items())}
     if len(devices) > 1:
-        raise ValueError(f"[ribs] the model's parameters are on {sorted(devices)}; move them to one device")
+        places = ", ".join(f"{name!r} on {device}" for device, name in sorted(devices.items()))
+        raise ValueError(f"[ribs] the model is on several devices ({places}); move it to one")
+    if "meta" in devices:
+        raise ValueError("[ribs] the model is on the meta device and has no weights; load them first")
+    types = {parameter.dtype for parameter in parameters.values() if parameter.is_floating_point()}
+    if types and torch.float32 not in types:
+        names = ", ".join(sorted(map(str, types)))
+        raise ValueError(f"[ribs] the model's parameters are {names}, and ribs needs float32: call model.float()")
+    reasons: Reasons = {}
+    for name, parameter in parameters.items():
+        module, _, own = name.rpartition(".")
+        if skip.covers(module) or skip.covers(name) or not parameter.is_floating_point():
+            continue
+        if parameter.dtype is not torch.float32:
+            reasons[module] = f"its {own} is {parameter.dtype}, and ribs needs float32: call .float()"
+        elif not bool(torch.isfinite(parameter).all()):
+            reasons[module] = f"its {own} holds NaN or Inf"
+    return reasons
 
 
 def check_training(model: nn.Module) -> None:
@@ -205,43 +264,66 @@ def calibrate(
     pooled: bool = False,
     progress: Callable[[Iterable[Inputs]], Iterable[Inputs]] = iter,
 ) -> None:
-    """Find the MSE-optimal steps of all weights and activations for every bit-width in `choices`.
+    """Find the steps of all weights and activations for every bit-width in `choices`, by the network's recipe.
 
     Activations are seen as the float network produces them. Their steps are those of each batch, averaged, or with
-    `pooled` those of all batches together.
-    Raises: ValueError naming the layer whose weights or input hold NaN or Inf.
+    `pooled` those of all batches together, which only the recipe "mse" has.
+    Raises: ValueError naming the layer whose weights or input hold NaN or Inf, and for `pooled` with another recipe.
     """
-    _set_all(network, FLOAT_BITS)
+    network.set_float()
+    check_pooled(pooled, network.recipe)
     if not choices:
         return
-    observe = PooledSteps if pooled else StepAverage
-    observers: dict[FakeQuantizer, StepAverage | PooledSteps] = {}
+    observers: list[Observer] = []
     for name, module in network.model.named_modules():
         if isinstance(module, QuantizedLayer):
-            quantizer = module.weight_quantizer
-            weight = ops.search_steps(module.weight, choices, symmetric=True, axis=quantizer.axis)
-            quantizer.set_steps(choices, weight.step, weight.zero_point)
+            find_weight_steps(module, choices, network.recipe)
         if isinstance(module, (QuantizedLayer, QuantizedMatmul)):
             for quantizer in module.activation_quantizers:
-                observers[quantizer] = observe(name, choices, symmetric=quantizer.symmetric)
+                observers.append(_observer(name, choices, quantizer, network.recipe, pooled))
+    observe(network, observers, progress(batches))
+
+
+def _observer(name: str, choices: Sequence[int], quantizer: Quantizer, recipe: Recipe, pooled: bool) -> Observer:
+    if isinstance(quantizer, ShareQuantizer):
+        return PooledLevels(name, choices, quantizer)
+    assert isinstance(quantizer, FakeQuantizer)
+    return (
+        PooledSteps(name, choices, quantizer)
+        if pooled
+        else StepAverage(name, choices, quantizer, RANGES[recipe.ranges])
+    )
+
+
+def check_pooled(pooled: bool, recipe: Recipe) -> None:
+    """Refuse what only the recipe "mse" has."""
+    if pooled and recipe.name != "mse":
+        raise ValueError(
+            f"[calibrate] pool_batches=True is not supported with recipe={recipe.name!r}, which has the steps of each "
+            'batch averaged; give recipe="mse" with it'
+        )
+
+
+def find_weight_steps(layer: QuantizedLayer, choices: Sequence[int], recipe: Recipe) -> None:
+    """Give the weights of a layer the recipe's steps for every bit-width in `choices`."""
+    quantizer = layer.weight_quantizer
+    quantizer.set_steps(choices, *RANGES[recipe.ranges](layer.weight, choices, symmetric=True, axis=quantizer.axis))
+
+
+def observe(network: QuantizedNetwork, observers: Sequence[Observer], batches: Iterable[Inputs]) -> None:
+    """Show the observers what enters their quantizers, at the bits that are set, and let them find the steps."""
     try:
-        for quantizer, observer in observers.items():
-            quantizer.observer = observer
-        for inputs in progress(batches):
+        for observer in observers:
+            observer.quantizer.observer = observer
+        for inputs in batches:
             inputs.to(network.device).call(network.model)
     finally:
-        for quantizer in observers:
-            quantizer.observer = None
-    for quantizer, observer in observers.items():
+        for observer in observers:
+            observer.quantizer.observer = None
+    for observer in observers:
         if observer.batches == 0:
             raise ValueError(f"[calibrate] {observer.name!r} never ran on the calibration set, but did when traced")
-        step, zero_point = observer.result()
-        quantizer.set_steps(choices, step.to(network.device), zero_point.to(network.device))
-
-
-def _set_all(network: QuantizedNetwork, bits: int) -> None:
-    for unit in network.units:
-        network.set_bits(unit, (bits, bits))
+        observer.settle(network.device)
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> nn.Module:

@@ -137,29 +137,29 @@ def is_plain(module: nn.Module) -> bool:
     return own and not module._forward_pre_hooks and not module._forward_hooks
 
 
-def check_open(func: Callable[..., Any], place: str) -> None:
-    """Raise a ValueError that names the place of fused attention, whose products cannot be seen."""
+def fused_operator(func: Callable[..., Any]) -> str | None:
+    """Why the operator cannot be quantized, where it is fused attention, whose products cannot be seen."""
     name = _operator_name(func)
-    if any(part in name for part in FUSED):
-        raise _fused(name, place)
+    return _fused(name) if any(part in name for part in FUSED) else None
 
 
-def check_not_fused(error: Exception, model: nn.Module) -> None:
-    """Raise the same for what fails inside of fused attention, which may be no operator that is seen."""
+def fused_within(error: Exception, model: nn.Module) -> dict[str, str]:
+    """{module: the same} for what failed inside of fused attention, which may be no operator that is seen."""
     places = {id(module): name for name, module in model.named_modules()}
     place = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         place = places.get(id(frame.f_locals.get("self")), place)
         package = str(frame.f_globals.get("__name__", ""))
         if package.startswith(FUSED_MODULES):
-            raise _fused(package, place) from error
+            return {place: _fused(package)}
+    return {}
 
 
-def _fused(name: str, place: str) -> ValueError:
-    return ValueError(
-        f"[ribs] {place or 'the model'} runs {name}, fused attention whose products cannot come under quantizers; "
-        'open it: attn_implementation="sdpa" or "eager" in transformers, timm.layers.set_fused_attn(False) in '
-        "timm, or F.scaled_dot_product_attention in its place"
+def _fused(name: str) -> str:
+    return (
+        f"runs {name}, fused attention whose products cannot come under quantizers: open it by "
+        'attn_implementation="sdpa" or "eager" in transformers, timm.layers.set_fused_attn(False) in timm, or '
+        "F.scaled_dot_product_attention in its place"
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from ribs import ops
 from ribs.quant.watch import Watch
 
 FLOAT_BITS = 32  # "not quantized", in configurations and costs alike
+ShareLevels = Literal["nonuniform", "log_sqrt2"]
+Steps = tuple[Tensor, Tensor]  # (step, zero point), each [K], or [K, channels] with an axis
 
 
 def code_range(bits: int, symmetric: bool) -> tuple[int, int]:
@@ -19,30 +22,18 @@ def code_range(bits: int, symmetric: bool) -> tuple[int, int]:
     return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if symmetric else (0, (1 << bits) - 1)
 
 
-class FakeQuantizer(nn.Module):
-    """Rounds a tensor to the codes of the chosen bits and back; passes it through at 32 bits.
+class Quantizer(nn.Module, ABC):
+    """Rounds a tensor to few levels at the chosen bits; passes it through at 32.
 
-    choices: the bit-widths it has steps for.
-    step, zero_point: [K] per tensor, or [K, channels] along `axis`; empty until calibrated.
+    choices: the bit-widths it has steps for; none until calibrated.
+    observer: sees what comes in, while the quantizer is calibrated.
     """
 
-    step: Tensor
-    zero_point: Tensor
-
-    def __init__(self, *, symmetric: bool, axis: int | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.symmetric = symmetric
-        self.axis = axis
         self.choices: tuple[int, ...] = ()
         self.bits = FLOAT_BITS
-        self.observer: StepAverage | PooledSteps | None = None
-        self._watch = Watch()
-        self._numbers: list[tuple[float, int]] = []
-        self.register_buffer("step", torch.empty(0))
-        self.register_buffer("zero_point", torch.empty(0, dtype=torch.int32))
-
-    def set_steps(self, choices: Sequence[int], step: Tensor, zero_point: Tensor) -> None:
-        self.choices, self.step, self.zero_point = tuple(choices), step, zero_point
+        self.observer: Observer | None = None
 
     def set_bits(self, bits: int) -> None:
         """Raises: ValueError for bits without a step."""
@@ -53,8 +44,35 @@ class FakeQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.observer is not None:
             self.observer.update(x)
-        if self.bits == FLOAT_BITS:
-            return x
+        return x if self.bits == FLOAT_BITS else self.rounded(x)
+
+    @abstractmethod
+    def rounded(self, x: Tensor) -> Tensor:
+        """X at the chosen bits, which are not 32."""
+
+
+class FakeQuantizer(Quantizer):
+    """Levels at equal distances: a step and a zero point for every candidate bit-width.
+
+    step, zero_point: [K] per tensor, or [K, channels] along `axis`; empty until calibrated.
+    """
+
+    step: Tensor
+    zero_point: Tensor
+
+    def __init__(self, *, symmetric: bool, axis: int | None = None) -> None:
+        super().__init__()
+        self.symmetric = symmetric
+        self.axis = axis
+        self._watch = Watch()
+        self._numbers: list[tuple[float, int]] = []
+        self.register_buffer("step", torch.empty(0))
+        self.register_buffer("zero_point", torch.empty(0, dtype=torch.int32))
+
+    def set_steps(self, choices: Sequence[int], step: Tensor, zero_point: Tensor) -> None:
+        self.choices, self.step, self.zero_point = tuple(choices), step, zero_point
+
+    def rounded(self, x: Tensor) -> Tensor:
         return ops.fake_quantize(x, *self.present, *code_range(self.bits, self.symmetric), self.axis)
 
     def codes(self, x: Tensor) -> Tensor:
@@ -75,65 +93,141 @@ class FakeQuantizer(nn.Module):
             self._numbers = list(zip(step.tolist(), zero_point.tolist(), strict=True))
         return self._numbers[self.choices.index(self.bits)]
 
+    @property
+    def is_per_tensor(self) -> bool:
+        """Whether one step and zero point make codes of all that comes in."""
+        return self.axis is None
+
     def extra_repr(self) -> str:
         kind = "symmetric" if self.symmetric else "asymmetric"
         return f"bits={self.bits}, {kind}" + ("" if self.axis is None else f", axis={self.axis}")
 
 
-class StepAverage:
-    """The running mean over batches of a tensor's MSE-optimal steps (RIBS, section 3.3, "Update of Step size")."""
+class ShareQuantizer(Quantizer):
+    """Levels at unequal distances, for values between 0 and 1 most of which are small: what softmax gives.
 
-    def __init__(self, name: str, choices: Sequence[int], *, symmetric: bool) -> None:
+    levels: "nonuniform", those of nuLSQ, or "log_sqrt2", powers of the square root of a half (`ribs.ops`).
+    step: the steps of all candidate bit-widths, one after the other; 2^bits - 1 of each in nuLSQ, one in log-sqrt2.
+    """
+
+    step: Tensor
+
+    def __init__(self, levels: ShareLevels) -> None:
+        super().__init__()
+        self.levels = levels
+        self.register_buffer("step", torch.empty(0))
+
+    def set_steps(self, choices: Sequence[int], steps: Sequence[Tensor]) -> None:
+        """steps: for each bit-width, [2^bits - 1] or [1]."""
+        self.choices, self.step = tuple(choices), torch.cat(list(steps))
+
+    def steps_of(self, bits: int) -> Tensor:
+        sizes = [2**each - 1 if self.levels == "nonuniform" else 1 for each in self.choices]
+        return self.step.split(sizes)[self.choices.index(bits)]
+
+    def rounded(self, x: Tensor) -> Tensor:
+        steps = self.steps_of(self.bits)
+        if self.levels == "nonuniform":
+            return ops.fake_quantize_nonuniform(x, steps)
+        return ops.fake_quantize_log_sqrt2(x, steps, self.bits)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, {self.levels}"
+
+
+class Observer(ABC):
+    """Finds the steps of a quantizer for several bit-widths from what comes into it.
+
+    name: of the layer.  choices: the bit-widths.  batches: how many it has seen.
+    """
+
+    quantizer: Quantizer
+
+    def __init__(self, name: str, choices: Sequence[int]) -> None:
         self.name = name
         self.choices = tuple(choices)
-        self.symmetric = symmetric
         self.batches = 0
-        self._step = torch.zeros(len(self.choices), dtype=torch.float64)
-        self._zero_point = torch.zeros(len(self.choices), dtype=torch.float64)
 
     def update(self, x: Tensor) -> None:
         """Raises: ValueError naming the place if x holds NaN or Inf."""
-        with _named(self.name):
-            found = ops.search_steps(x, self.choices, symmetric=self.symmetric)
-            if not bool(found.step.isfinite().all()):  # on CUDA the operator does not wait to find out
-                raise ValueError("they hold NaN or Inf")
+        try:
+            self.see(x)
+        except ValueError as error:
+            raise ValueError(f"[calibrate] the activations entering {self.name!r}: {error}") from None
         self.batches += 1
-        self._step += (found.step.double().cpu() - self._step) / self.batches
-        self._zero_point += (found.zero_point.double().cpu() - self._zero_point) / self.batches
 
-    def result(self) -> tuple[Tensor, Tensor]:
-        """(step, zero_point), each [K]; the mean zero point is rounded, so that zero stays exact."""
-        return self._step.float(), self._zero_point.round().int()
+    @abstractmethod
+    def see(self, x: Tensor) -> None:
+        """Take in one batch."""
+
+    @abstractmethod
+    def settle(self, device: torch.device) -> None:
+        """Give the quantizer its steps, on a device."""
 
 
-class PooledSteps:
-    """The MSE-optimal steps of all batches of a tensor together, from the sum of their sketches."""
+class StepAverage(Observer):
+    """The running mean over batches of a tensor's steps (RIBS, section 3.3, "Update of Step size").
 
-    def __init__(self, name: str, choices: Sequence[int], *, symmetric: bool) -> None:
-        self.name = name
-        self.choices = tuple(choices)
-        self.symmetric = symmetric
-        self.batches = 0
+    find: f(x, choices, symmetric=, axis=) -> the steps and zero points of one batch.
+    """
+
+    def __init__(self, name: str, choices: Sequence[int], quantizer: FakeQuantizer, find: Callable[..., Steps]) -> None:
+        super().__init__(name, choices)
+        self.quantizer: FakeQuantizer = quantizer
+        self.find = find
+        self._step = torch.zeros(())
+        self._zero_point = torch.zeros(())
+
+    def see(self, x: Tensor) -> None:
+        step, zero_point = self.find(x, self.choices, symmetric=self.quantizer.symmetric, axis=self.quantizer.axis)
+        if not bool(step.isfinite().all()):  # on CUDA the operator does not wait to find out
+            raise ValueError("they hold NaN or Inf")
+        self._step = self._step + (step.double().cpu() - self._step) / (self.batches + 1)
+        self._zero_point = self._zero_point + (zero_point.double().cpu() - self._zero_point) / (self.batches + 1)
+
+    def settle(self, device: torch.device) -> None:
+        """The mean zero point is rounded, so that zero stays exact."""
+        step, zero_point = self._step.float(), self._zero_point.round().int()
+        self.quantizer.set_steps(self.choices, step.to(device), zero_point.to(device))
+
+
+class Pooled(Observer):
+    """The sum of the sketches of all batches."""
+
+    def __init__(self, name: str, choices: Sequence[int]) -> None:
+        super().__init__(name, choices)
         self._sketch: ops.Sketch | None = None
 
-    def update(self, x: Tensor) -> None:
-        """Raises: ValueError naming the place if x holds NaN or Inf."""
-        with _named(self.name):
-            sketch = ops.sketch(x)
-        self.batches += 1
+    def see(self, x: Tensor) -> None:
+        sketch = ops.sketch(x)
         self._sketch = sketch if self._sketch is None else self._sketch + sketch
 
-    def result(self) -> tuple[Tensor, Tensor]:
-        """(step, zero_point), each [K]."""
+    @property
+    def sketch(self) -> ops.Sketch:
         assert self._sketch is not None
-        found = ops.search_steps(self._sketch, self.choices, symmetric=self.symmetric)
-        return found.step, found.zero_point
+        return self._sketch
 
 
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Say in which layer an operator refused its input."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"[calibrate] the activations entering {name!r}: {error}") from None
+class PooledSteps(Pooled):
+    """The MSE-optimal steps of all batches of a tensor together."""
+
+    def __init__(self, name: str, choices: Sequence[int], quantizer: FakeQuantizer) -> None:
+        super().__init__(name, choices)
+        self.quantizer: FakeQuantizer = quantizer
+
+    def settle(self, device: torch.device) -> None:
+        found = ops.search_steps(self.sketch, self.choices, symmetric=self.quantizer.symmetric)
+        self.quantizer.set_steps(self.choices, found.step.to(device), found.zero_point.to(device))
+
+
+class PooledLevels(Pooled):
+    """The MSE-optimal levels of softmax outputs, of all batches together."""
+
+    def __init__(self, name: str, choices: Sequence[int], quantizer: ShareQuantizer) -> None:
+        super().__init__(name, choices)
+        self.quantizer: ShareQuantizer = quantizer
+
+    def settle(self, device: torch.device) -> None:
+        search = ops.search_levels if self.quantizer.levels == "nonuniform" else ops.search_log_sqrt2
+        found = search(self.sketch, self.choices)
+        self.quantizer.set_steps(self.choices, [steps.to(device) for steps in found.steps])

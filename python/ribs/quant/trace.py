@@ -6,9 +6,8 @@ meta device (shapes only, no arithmetic) unless the model computes with plain te
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from ribs.quant.copies import copy_model
+from ribs.quant.flow import Flow, changes_first, memory_of
 from ribs.quant.inputs import Inputs
 from ribs.quant.products import (
     ADDED,
@@ -27,18 +27,20 @@ from ribs.quant.products import (
     OPENED,
     RIGHT,
     Product,
-    check_not_fused,
-    check_open,
     find_product,
     foreign_operator,
+    fused_operator,
+    fused_within,
     is_plain,
 )
+from ribs.quant.skip import Reasons, Skip, check_fit
+from ribs.quant.tree import tensors
 
 LAYER_TYPES = (_ConvNd, nn.Linear)
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 SUMS: frozenset[Callable[..., Any]] = frozenset(
     {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 )
-IN_PLACE = ("__iadd__", "__isub__", "__imul__", "__itruediv__")
 VALUES = ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__")  # give numbers of a tensor
 
 
@@ -107,100 +109,112 @@ class Trace:
     layers: in the order of their first call.
     batch_norms: (layer, batch norm) pairs in which nothing else reads the layer's output.
     sites: for each module with products in its own forward, those of one call in their order.
-    unquantized: MACs for one sample of products outside every layer, by module ("" for those seen only in total); of
-        operators that are not torch's, which may multiply, 0.
-    silent: layers that never ran.
+    skipped: products that would be layers but stay in float as the user asked, in the order of their first call.
+    unquantized: MACs for one sample of all other products, by module ("" for those seen only in total); of operators
+        that are not torch's, which may multiply, 0.
     parameters: number of all parameters of the model.
     others: numbers that stay in float beside weights and biases: other parameters, statistics of unpaired norms.
     moments: the layer of each call, in order.
     reads: the tensors that layers read, each once for each layer that reads it.
     sums: the layers whose outputs were added, two sides a sum. What is computed from one output alone counts as it;
         a sum is no layer's output.
+    norms: by layer norm, the linears that read its output, where nothing else does.
+    shares: (matmul, number of its call, operand) of each operand that is the output of a softmax.
     sources: by layer, the parameters and buffers that its weights are or are computed from.
     otherwise: parameters and buffers that are not only read to multiply by, as weights of layers.
+    in_float: the modules that are skipped.
     """
 
     layers: tuple[Layer, ...]
+    skipped: tuple[Layer, ...]
     batch_norms: tuple[tuple[str, str], ...]
     sites: dict[str, tuple[Site, ...]]
     unquantized: dict[str, int]
-    silent: tuple[str, ...]
     parameters: int
     others: int
     moments: tuple[str, ...]
     reads: tuple[Read, ...]
     sums: tuple[tuple[str, str], ...]
+    norms: dict[str, tuple[str, ...]]
+    shares: frozenset[tuple[str, int, int]]
     sources: dict[str, tuple[str, ...]]
     otherwise: tuple[str, ...]
+    in_float: tuple[str, ...]
 
 
-def trace(model: nn.Module, inputs: Inputs) -> Trace:
+def trace(model: nn.Module, inputs: Inputs, skip: Skip | None = None, unfit: Reasons | None = None) -> Trace:
     """Run the model once on the first sample of `inputs`; the model itself is not touched.
 
-    Raises: ValueError if the model has nothing to quantize, names the layers that never ran, or the module that runs
-        fused attention that cannot be opened or that multiplies differently in its calls.
+    skip: what stays in float.  unfit: what is known not to be quantizable; None where layers are only counted, whatever
+        their types.
+    Raises: ValueError if the model has nothing to quantize, for a `skip` that matches nothing, and one that names all
+        that is unfit: layers that never ran, and modules that cannot be copied, run fused attention that cannot be
+        opened, multiply otherwise in another call, or multiply what is not float32.
     """
-    one = inputs.head(1)
-    shadow = model
+    skip = skip or Skip(model)
+    one, quantizing = inputs.head(1), unfit is not None
+    shadow, uncopied = copy_model(model, data=False)
+    reasons = {**{name: why for name, why in uncopied.items() if not skip.covers(name)}, **(unfit or {})}
     try:
-        shadow = _copy_without_data(model)
-        result = _watch(shadow, one.to("meta"))
+        result, found = _watch(shadow, one.to("meta"), skip, quantizing)
     except Exception as error:
         # A kernel of another library fails on meta, but would run unseen on real data.
-        check_not_fused(error, shadow)
+        fused = fused_within(error, shadow)
+        check_fit({**reasons, **fused} if not all(map(skip.covers, fused)) else {})
         # A forward that reads values (`.item()`), or mixes in plain CPU tensors, cannot run on meta. The real
         # pass gives the same answer more slowly, and a model that is truly broken raises its own error here.
-        result = _watch(copy.deepcopy(model).requires_grad_(False), one)
-    if not result.layers and not result.silent:
-        raise ValueError("[ribs] the model has no Conv or Linear layer, so there is nothing to quantize")
-    if result.silent:
+        try:
+            result, found = _watch(copy_model(model)[0], one, skip, quantizing)
+        except Exception:
+            check_fit(reasons)
+            raise
+    check_fit({**found, **reasons})
+    skip.check(layer.name for layer in result.layers)
+    if not result.layers:
         raise ValueError(
-            f"[ribs] these layers never ran in the model's forward: {', '.join(result.silent)}. Remove them from "
-            "the model, or give inputs that reach them"
+            "[ribs] the model has no Conv or Linear layer"
+            + (" that is not skipped" if skip.patterns else "")
+            + ", so there is nothing to quantize"
         )
     return result
 
 
-def _copy_without_data(model: nn.Module) -> nn.Module:
-    """A deep copy on the meta device that never copies the weights."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().to("meta")
-    return copy.deepcopy(model, memo)
-
-
-def _watch(model: nn.Module, inputs: Inputs) -> Trace:
+def _watch(model: nn.Module, inputs: Inputs, skip: Skip, quantizing: bool) -> tuple[Trace, Reasons]:
+    """What one pass shows, and what cannot be quantized."""
     flops = FlopCounterMode(display=False)
-    watcher = _Watcher(model, flops.get_total_flops)
+    watcher = _Watcher(model, flops.get_total_flops, skip)
     with torch.no_grad(), flops, watcher:
         for tensor in inputs.tensors:
             watcher.see(tensor)
             watcher.origins[id(tensor)] = None
         output = inputs.call(model)
     watcher.count_uses(output)
-    watcher.read_otherwise(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
-    layers = tuple(watcher.layers())
-    counted = sum(layer.macs for layer in layers) + sum(watcher.unquantized.values())
+    watcher.read_otherwise(tensors(output))
+    watcher.flow.returned(output)
+    layers, skipped = watcher.layers(watcher.calls), watcher.layers(watcher.skipped)
+    counted = sum(layer.macs for layer in (*layers, *skipped)) + sum(watcher.unquantized.values())
     unseen = flops.get_total_flops() // 2 - counted
     if unseen > 0:
         watcher.unquantized[""] += unseen
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Trace(
+    found = Trace(
         layers,
+        skipped,
         tuple(watcher.batch_norms()),
         {name: tuple(sites) for name, sites in watcher.sites.items() if sites},
         dict(watcher.unquantized),
-        tuple(watcher.silent()),
         parameters,
         watcher.others(),
         tuple(watcher.moments),
         tuple(watcher.reads()),
         tuple(watcher.sums),
+        watcher.flow.absorbed(layer.name for layer in layers if layer.calls == 1),
+        frozenset(watcher.flow.shares),
         {name: tuple(sorted(sources)) for name, sources in watcher.sources.items()},
         tuple(sorted(watcher.otherwise)),
+        skip.modules,
     )
+    return found, watcher.unfit(quantizing)
 
 
 @dataclass
@@ -212,6 +226,8 @@ class _Layer:
     channels: int = 0
     biased: bool = False
     macs: int = 0
+    calls: int = 0
+    dtypes: set[torch.dtype] = field(default_factory=set)  # of what is multiplied
     outputs: list[Tensor] = field(default_factory=list)
 
 
@@ -219,12 +235,15 @@ class _Layer:
 class _Frame:
     """One call of a module that is running.
 
+    skipped: it stays in float.  matmuls: how many products of two activations it made.
     made: what its own weights gave, where it is a layer.  foldable: these are its weights and bias as they are.
     """
 
     name: str
     args: tuple[Any, ...]
+    skipped: bool
     sites: list[Site] = field(default_factory=list)
+    matmuls: int = 0
     made: Tensor | None = None
     foldable: bool = False
 
@@ -235,9 +254,10 @@ class _Watcher(TorchFunctionMode):
     origins: by tensor, the names of the parameters and buffers it is computed from; None if it depends on the inputs.
     """
 
-    def __init__(self, model: nn.Module, flops: Callable[[], int]) -> None:
+    def __init__(self, model: nn.Module, flops: Callable[[], int], skip: Skip) -> None:
         super().__init__()
         self.calls: dict[str, _Layer] = {}
+        self.skipped: dict[str, _Layer] = {}
         self.norm_inputs: dict[str, list[Tensor]] = {}
         self.sites: dict[str, list[Site]] = {}
         self.unquantized: Counter[str] = Counter()
@@ -246,8 +266,11 @@ class _Watcher(TorchFunctionMode):
         self.sources: dict[str, frozenset[str]] = {}
         self.otherwise: set[str] = set()
         self.origins: dict[int, frozenset[str] | None] = {}
+        self.flow = Flow()
         self._flops = flops
-        self._stack = [_Frame("", ())]
+        self._skip = skip
+        self._unfit: Reasons = {}
+        self._stack = [_Frame("", (), skip.covers(""))]
         self._stored: set[str] = set()  # parameters that are weights or biases of layers
         self._read: dict[tuple[int, str], Tensor] = {}
         self._born: dict[int, int] = {}  # by memory
@@ -270,9 +293,9 @@ class _Watcher(TorchFunctionMode):
             module.register_forward_pre_hook(self._enter(name))
             module.register_forward_hook(self._leave(name))
 
-    def layers(self) -> list[Layer]:
-        folded, calls = {layer for layer, _ in self.batch_norms()}, Counter(self.moments)
-        return [
+    def layers(self, seen: Mapping[str, _Layer]) -> tuple[Layer, ...]:
+        folded = {layer for layer, _ in self.batch_norms()}
+        return tuple(
             Layer(
                 name,
                 call.kind,
@@ -280,20 +303,36 @@ class _Watcher(TorchFunctionMode):
                 call.weights,
                 call.channels,
                 call.channels if call.biased or name in folded else 0,
-                calls[name],
+                call.calls,
             )
-            for name, call in self.calls.items()
-        ]
+            for name, call in seen.items()
+        )
 
-    def silent(self) -> list[str]:
-        """The layers that never ran, and whose weights nothing else multiplied by."""
-        layers = [name for name, module in self._modules.items() if isinstance(module, LAYER_TYPES)]
-        return [name for name in layers if name not in self.calls and f"{name}.weight" not in self._stored]
+    def unfit(self, quantizing: bool) -> Reasons:
+        """What cannot be quantized, by name."""
+        reasons = dict(self._unfit)
+        for name, module in self._modules.items():
+            ran = name in self.calls or f"{name}.weight" in self._stored
+            if isinstance(module, LAYER_TYPES) and not ran and not self._skip.covers(name):
+                reasons[name] = "never ran in the model's forward: take it out, or give inputs that reach it"
+        for name, call in self.calls.items() if quantizing else ():
+            if call.dtypes != {torch.float32}:
+                types = ", ".join(sorted(map(str, call.dtypes)))
+                reasons.setdefault(name, f"multiplies {types}: only torch.float32 can be quantized, so cast it before")
+            parent = name.rpartition(".")[0]
+            if name not in self._modules and isinstance(self._modules[parent], CONTAINERS):
+                kind = type(self._modules[parent]).__name__
+                reasons[parent] = (
+                    f"a {kind} that multiplies by itself, and has no place for quantizers among its items: put its "
+                    "products into a module of their own"
+                )
+        return reasons
 
     def others(self) -> int:
         """How many numbers stay in float beside the weights and biases of layers, batch norm being folded."""
         gone = {norm for _, norm in self.batch_norms()}
-        mine = {name for name in self.calls if isinstance(self._modules.get(name), LAYER_TYPES)} | gone
+        seen = [*self.calls, *self.skipped]
+        mine = {name for name in seen if isinstance(self._modules.get(name), LAYER_TYPES)} | gone
         counted = {id(p) for name in mine for p in self._modules[name].parameters(recurse=False)}
         counted |= {tensor for tensor, names in self.origins.items() if names and names <= self._stored}
         # An embedding that shares its tensor with a layer is there in float beside the layer's weights.
@@ -314,7 +353,7 @@ class _Watcher(TorchFunctionMode):
         numbers: dict[int, int] = {}
         found = []
         for (tensor, layer), value in self._read.items():
-            memory = id(_memory(value))
+            memory = id(memory_of(value))
             number = numbers.setdefault(tensor, len(numbers))
             found.append(Read(number, layer, value.numel(), self._born[memory], self._last[memory]))
         return found
@@ -324,12 +363,12 @@ class _Watcher(TorchFunctionMode):
         for operand in operands:
             self.see(operand)
             self._read.setdefault((id(operand), name), operand)
-            self._last[id(_memory(operand))] = len(self.moments)
+            self._last[id(memory_of(operand))] = len(self.moments)
         self.moments.append(name)
 
     def see(self, tensor: Tensor) -> None:
         """What is met for the first time was made by the last layer that ran, or before any."""
-        memory = _memory(tensor)
+        memory = memory_of(tensor)
         self._alive.update({id(tensor): tensor, id(memory): memory})
         self._born.setdefault(id(memory), len(self.moments) - 1)
 
@@ -342,7 +381,7 @@ class _Watcher(TorchFunctionMode):
         """What a function of these tensors is computed from. A tensor that nothing is known of may be an input."""
         found: frozenset[str] = frozenset()
         for tensor in tensors:
-            memory = id(_memory(tensor))
+            memory = id(memory_of(tensor))
             origins = (self.origins.get(id(tensor), self.origins.get(memory)), self.origins.get(memory, found))
             if None in origins:
                 return None
@@ -353,9 +392,9 @@ class _Watcher(TorchFunctionMode):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, product: bool
     ) -> None:
         """When tensors are made and wanted, whose output they are and what they are computed from."""
-        operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        changed = [args[0]] if _changes_first(func) and args and isinstance(args[0], Tensor) else []
+        operands = tensors((args, kwargs))
+        results = tensors(result)
+        changed = [args[0]] if changes_first(func) and args and isinstance(args[0], Tensor) else []
         if not results and not changed:
             if getattr(func, "__name__", "") in VALUES:
                 self.read_otherwise(operands)
@@ -363,12 +402,12 @@ class _Watcher(TorchFunctionMode):
         for tensor in [*operands, *results]:
             self.see(tensor)
         for tensor in operands:
-            memory = id(_memory(tensor))
+            memory = id(memory_of(tensor))
             self._last[memory] = max(self._last.get(memory, -1), len(self.moments) - 1)
         origin = self._origin(operands)
         if origin is None and not product:
             self.read_otherwise(operands)
-        for tensor in [*results, *changed, *map(_memory, changed)]:
+        for tensor in [*results, *changed, *map(memory_of, changed)]:
             self.origins[id(tensor)] = origin
         sources = [self._source[id(tensor)] for tensor in operands if id(tensor) in self._source]
         added = func in SUMS and len(operands) > 1
@@ -382,78 +421,97 @@ class _Watcher(TorchFunctionMode):
     def batch_norms(self) -> list[tuple[str, str]]:
         """Pairs in which the norm ran once, on the output of one layer call that nothing else reads."""
         pairs = []
-        for norm, tensors in self.norm_inputs.items():
-            layer = self._producers.get(id(tensors[0]))
-            if layer is None or len(tensors) > 1 or len(self.calls[layer].outputs) > 1:
+        for norm, inputs in self.norm_inputs.items():
+            layer = self._producers.get(id(inputs[0]))
+            if layer is None or len(inputs) > 1 or len(self.calls[layer].outputs) > 1:
                 continue
-            if self._uses[id(tensors[0])] == 1:
+            if self._uses[id(inputs[0])] == 1:
                 pairs.append((layer, norm))
         return pairs
 
     def count_uses(self, tree: Any) -> None:
         # Only layer outputs are counted: they are kept alive, so their ids cannot be taken by later tensors.
-        leaves = (id(leaf) for leaf in tree_leaves(tree))
-        self._uses.update(leaf for leaf in leaves if leaf in self._producers)
+        self._uses.update(id(leaf) for leaf in tensors(tree) if id(leaf) in self._producers)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         frame = self._stack[-1]
-        check_open(func, frame.name)
+        if not frame.skipped and (fused := fused_operator(func)):
+            self._unfit[frame.name] = fused
         if func in OPENED:
             with self:
                 return OPENED[func](*args, **kwargs)
         before = self._flops()
         result = func(*args, **kwargs)
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+        if tensors(result):
             self.count_uses((args, kwargs))
         product = find_product(func, args, kwargs)
+        skipped = False
         if product is not None:
-            self._record(frame, product, result)
+            skipped = self._record(frame, product, result)
         elif foreign := foreign_operator(func):
             self.unquantized[f"{frame.name} ({foreign}, which may multiply)"] += 0
         elif self._flops() > before:
             self.unquantized[frame.name] += (self._flops() - before) // 2
         if frame.name not in self._plain:
             self._follow(func, args, kwargs, result, product is not None)
-        if product is not None and frame.sites[-1].weight is not None:
+        if product is None:
+            self.flow.follow(func, args, kwargs, result)
+        if skipped:
+            self._source.pop(id(result), None)
+        elif product is not None and frame.sites[-1].weight is not None:
             self._source[id(result)] = str(frame.sites[-1].layer)
         return result
 
-    def _record(self, frame: _Frame, product: Product, result: Tensor) -> None:
-        """A product runs now: find whose it is."""
+    def _record(self, frame: _Frame, product: Product, result: Tensor) -> bool:
+        """A product runs now: find whose it is, and whether it is skipped."""
         macs, site = product.macs(result), self._site(frame, product)
-        frame.sites.append(site)
+        skipped = site.layer is not None and (frame.skipped or self._skip.covers(site.layer))
+        frame.sites.append(Site(None) if skipped else site)
+        quantized = None if skipped else site.layer
+        self.flow.multiply(
+            quantized,
+            self.calls[quantized].calls if quantized in self.calls else 0,
+            {place: product.values[place] for place in site.inputs},
+            linear=product.kind == "linear" and frame.name in self._plain,
+        )
         if site.layer is None:
             self.unquantized[frame.name] += macs
-            return
+            return False
         left, right, added = product.values
         self.read_otherwise(
-            value for place, value in enumerate(product.values) if value is not None and place != site.weight
+            value
+            for place, value in enumerate(product.values)
+            if value is not None and (skipped or place != site.weight)
         )
-        if site.weight is None:
-            self.calls.setdefault(site.layer, _Layer("matmul")).macs += macs
-            self._reads(site.layer, (left, right))
-            return
-        weight = product.values[site.weight]
-        assert weight is not None
-        channels = 1 if site.axis is None else weight.shape[site.axis]
-        biased = added is not None and ADDED not in site.inputs
-        kind: Literal["conv", "linear"] = "conv" if "conv" in product.kind else "linear"
-        layer = self.calls.setdefault(site.layer, _Layer(kind, weight.numel(), channels, biased))
+        weight = None if site.weight is None else product.values[site.weight]
+        biased = weight is not None and added is not None and ADDED not in site.inputs
+        layers = self.skipped if skipped else self.calls
+        layer = layers.setdefault(site.layer, _new_layer(product, site, biased))
         layer.macs += macs
-        layer.outputs.append(result)
-        self.sources[site.layer] = self.sources.get(site.layer, frozenset()) | (self._origin([weight]) or set())
-        self._stored |= self._origin([weight] if added is None or not biased else [weight, added]) or set()
-        module = self._modules.get(site.layer)
+        layer.calls += 1
+        layer.dtypes |= {left.dtype, right.dtype}
+        if weight is None:
+            if not skipped:
+                self._reads(site.layer, (left, right))
+            return skipped
+        sources = self._origin([weight]) or frozenset()
+        if not skipped:
+            self.sources[site.layer] = self.sources.get(site.layer, frozenset()) | sources
+        self._stored |= self._origin([weight, added]) or set() if biased else sources
         if site.layer == frame.name:
-            assert module is not None
+            module = self._modules[site.layer]
             frame.made = result
-            frame.foldable = weight is module._parameters.get("weight") and added is module._parameters.get("bias")
-        # What torch's own layers pad is theirs.
-        first = next(iter(frame.args), None) if frame.name in self._plain else None
-        self._reads(site.layer, [first if isinstance(first, Tensor) else product.values[1 - site.weight]])
+            as_they_are = weight is module._parameters.get("weight") and added is module._parameters.get("bias")
+            frame.foldable = as_they_are and not skipped
+        if not skipped:
+            layer.outputs.append(result)
+            # What torch's own layers pad is theirs.
+            first = next(iter(frame.args), None) if frame.name in self._plain else None
+            self._reads(site.layer, [first if isinstance(first, Tensor) else product.values[1 - (site.weight or 0)]])
+        return skipped
 
     def _site(self, frame: _Frame, product: Product) -> Site:
         left, right, _ = product.values
@@ -469,8 +527,8 @@ class _Watcher(TorchFunctionMode):
         elif not {LEFT, RIGHT} & set(inputs):
             return Site(None)
         elif names is None or len(names) != 1:
-            earlier = sum(site.layer is not None and site.weight is None for site in frame.sites)
-            return Site(f"{frame.name}.matmul{earlier}".lstrip("."), inputs=inputs)
+            frame.matmuls += 1
+            return Site(f"{frame.name}.matmul{frame.matmuls - 1}".lstrip("."), inputs=inputs)
         else:
             layer = self._layer_of(frame, product, weight, *names)
         return Site(layer, weight, product.output_axis(weight), tuple(tensor.shape), inputs)
@@ -484,7 +542,7 @@ class _Watcher(TorchFunctionMode):
             return known
         kind = "conv" if "conv" in product.kind else "linear"
         axis = product.output_axis(operand)
-        if id(_memory(tensor)) in self._given:
+        if id(memory_of(tensor)) in self._given:
             key: Any = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), axis)
         else:
             key = (frame.name, len(frame.sites))
@@ -493,7 +551,7 @@ class _Watcher(TorchFunctionMode):
 
     def _enter(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            self._stack.append(_Frame(name, args))
+            self._stack.append(_Frame(name, args, self._skip.covers(name)))
             if isinstance(module, _BatchNorm) and args:
                 self.norm_inputs.setdefault(name, []).append(args[0])
 
@@ -502,11 +560,15 @@ class _Watcher(TorchFunctionMode):
     def _leave(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             frame = self._stack.pop()
-            if name not in self._plain:
+            if not frame.skipped:
+                self.flow.leave(name, module, output)
+            if name not in self._plain and not frame.skipped:
                 self._keep_sites(frame)
             if frame.made is not None and isinstance(output, Tensor):
                 self.see(output)
-                self._source[id(output)] = name
+                self._source.pop(id(output), None)
+                if not frame.skipped:
+                    self._source[id(output)] = name
                 if frame.foldable and output is frame.made:
                     self._producers[id(output)] = name
                 if name in self._plain:
@@ -520,24 +582,22 @@ class _Watcher(TorchFunctionMode):
         """A module that runs several times must multiply alike each time, up to where it stops."""
         known = self.sites.setdefault(frame.name, frame.sites)
         if any(a != b for a, b in zip(known, frame.sites, strict=False)):
-            raise ValueError(
-                f"[ribs] {frame.name or 'the model'} multiplies other things in one of its calls than in another; give "
-                f"each its own module. It has {known} and {frame.sites}"
+            self._unfit[frame.name] = (
+                "multiplies other things in one of its calls than in another: give each its own module. It has "
+                f"{known} and {frame.sites}"
             )
         self.sites[frame.name] = max(known, frame.sites, key=len)
 
 
-def _changes_first(func: Callable[..., Any]) -> bool:
-    name = getattr(func, "__name__", "")
-    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE
+def _new_layer(product: Product, site: Site, biased: bool) -> _Layer:
+    if site.weight is None:
+        return _Layer("matmul")
+    weight = product.values[site.weight]
+    assert weight is not None
+    channels = 1 if site.axis is None else weight.shape[site.axis]
+    return _Layer("conv" if "conv" in product.kind else "linear", weight.numel(), channels, biased)
 
 
 def _kinds(module: nn.Module) -> tuple[str, ...]:
     """The products whose output channels are those of a layer's own."""
     return ("transposed conv",) if isinstance(module, _ConvTransposeNd) else ("conv", "linear")
-
-
-def _memory(tensor: Tensor) -> Tensor:
-    """The tensor that this one is a view of, or itself."""
-    with torch._C.DisableTorchFunction():  # the question is no use of the tensor
-        return tensor if tensor._base is None else tensor._base

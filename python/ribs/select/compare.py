@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -13,7 +14,9 @@ from typing import Any
 
 from torch import nn
 
-from ribs.quant.network import Bits, calibrate
+from ribs.quant.network import Bits, calibrate, check_pooled
+from ribs.quant.recipe import RecipeName
+from ribs.quant.reparameterize import reparameterize
 from ribs.quant.units import UnitScheme
 from ribs.select.algorithm import Algorithm
 from ribs.select.bars import Bars
@@ -26,7 +29,7 @@ from ribs.select.result import Spending
 from ribs.select.rivals.registry import RIVALS, Rival
 from ribs.select.rivals.setting import Setting
 from ribs.select.samples import Choice, standard_error
-from ribs.select.sensitivity import MIB, Sensitivity
+from ribs.select.sensitivity import MIB, Losses, Sensitivity
 from ribs.select.setup import set_up
 from ribs.select.table import text_table
 
@@ -132,6 +135,8 @@ def compare(
     bits: Iterable[int] = range(2, 9),
     activation_bits: ActivationBits = None,
     units: UnitScheme = "layer",
+    recipe: RecipeName | None = None,
+    skip: Iterable[str] = (),
     update_size: int | None = None,
     iterations: int | None = None,
     calibration_samples: int = 1024,
@@ -157,8 +162,7 @@ def compare(
     Runs in this process alone. Raises: as `ribs.search`, and ValueError for a method that is not known, nothing to
     compare, the same budget twice, units without a choice, and what a method cannot do; all before any long work.
     """
-    known = {**_own(iterations, update_size), **RIVALS}
-    seeds, chosen = list(seeds), _check(methods, known)
+    seeds, chosen = list(seeds), _check(methods, {**_own(iterations, update_size), **RIVALS})
     if not seeds or not budgets:
         raise ValueError(f"[compare] {len(budgets)} budgets and {len(seeds)} seeds; give at least one of each")
     words = [in_words(budget) for budget in budgets]
@@ -169,6 +173,8 @@ def compare(
         loader,
         budgets,
         units=units,
+        recipe=recipe,
+        skip=skip,
         calibration_samples=calibration_samples,
         bits=bits,
         activation_bits=activation_bits,
@@ -178,12 +184,12 @@ def compare(
         target=target,
     )
     batches, network, plans = setup.batches, setup.network, setup.plans
+    check_pooled(pool_batches, network.recipe)
     for plan in plans:
         if max(map(len, plan.candidates)) == 1:
             raise ValueError("[compare] every unit has only one candidate; allow more bits or pin fewer units")
         for rival in chosen.values():
             rival.check(plan)
-    # Of each unit those of all budgets, so that a configuration is measured once.
     candidates = [
         list(dict.fromkeys(itertools.chain(*options)))
         for options in zip(*(plan.candidates for plan in plans), strict=True)
@@ -193,7 +199,7 @@ def compare(
         widths = bit_widths(itertools.chain(*candidates))
         calibrate(network, batches, widths, pooled=pool_batches, progress=bars.calibration)
         measured = Sensitivity(network, batches, candidates, loss, cache_mib=0)
-        metrics: dict[Choice, float] = {}
+        known: dict[tuple[Bits, ...], tuple[Losses, float | None]] = {}
         for budget, plan in zip(words, plans, strict=True):
             for name, rival in chosen.items():
                 for seed in seeds if rival.seeded else seeds[:1]:
@@ -201,11 +207,13 @@ def compare(
                     started = time.perf_counter()
                     configuration = plan.configuration(rival.choose(setting))
                     seconds = time.perf_counter() - started
-                    choice = tuple(map(list.index, candidates, configuration.values()))
-                    losses = measured.evaluate(choice)
-                    if evaluate is not None and choice not in metrics:
-                        network.configure(configuration)
-                        metrics[choice] = float(evaluate(network.model))
+                    chosen_bits = tuple(configuration.values())
+                    if chosen_bits not in known:
+                        made = copy.deepcopy(network)  # the end of a recipe changes weights
+                        reparameterize(made, configuration, batches)
+                        losses = measured.losses_of(made)
+                        known[chosen_bits] = losses, None if evaluate is None else float(evaluate(made.model))
+                    losses, metric = known[chosen_bits]
                     runs.append(
                         Run(
                             method=name,
@@ -213,7 +221,7 @@ def compare(
                             seed=seed,
                             loss=float(losses.mean()),
                             standard_error=standard_error(losses),
-                            metric=metrics.get(choice),
+                            metric=metric,
                             bops=plan.table.bops(configuration),
                             size_mib=plan.table.size_mib(configuration),
                             spending=plan.spending(configuration),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from ribs import ops
+from ribs.quant.copies import unwrap
 from ribs.quant.inputs import as_inputs
 from ribs.quant.network import Bits, check_training
 from ribs.quant.quantizer import FLOAT_BITS
+from ribs.quant.skip import Skip
 from ribs.quant.trace import Layer, Trace, trace
 from ribs.quant.units import Unit, UnitScheme, find_units
 from ribs.select.accounting import (
@@ -37,8 +39,9 @@ class CostTable:
 
     BOPs: MACs x weight bits x input bits of each Conv and Linear (the classifier included), MACs x bits of both
     operands of each matmul of two activations; products that stay in float count 32 x 32. Size: the weights of Conv
-    and Linear at their bits, nothing else; only when every unit is at 32 bits is it the float model's, all parameters
-    included. MiB = 2^20 bytes. So counts the accounting "paper"; `ribs.select.accounting` says how the others differ.
+    and Linear at their bits, those that are skipped at 32, nothing else; only when every unit is at 32 bits is it the
+    float model's, all parameters included. MiB = 2^20 bytes. So counts the accounting "paper";
+    `ribs.select.accounting` says how the others differ.
 
     layers: in execution order.  groups: the units.  units: their names.
     """
@@ -82,12 +85,17 @@ class CostTable:
     @property
     def float_macs(self) -> int:
         """MACs of products that stay in float, as far as they are counted."""
-        return sum(self.trace.unquantized.values()) if self.rules.matmuls else 0
+        rules = self.rules
+        skipped = sum(layer.macs for layer in self.trace.skipped if rules.matmuls or layer.kind != "matmul")
+        return skipped + (sum(self.trace.unquantized.values()) if rules.matmuls else 0)
 
     @property
     def float_bits(self) -> int:
-        """Bits of what is stored beside the layers, as far as it is counted."""
-        return self.trace.others * FLOAT_BITS if self.rules.everything_stored else 0
+        """Bits of what is stored beside the layers under quantizers, as far as it is counted."""
+        numbers = sum(layer.weights for layer in self.trace.skipped)
+        if self.rules.everything_stored:
+            numbers += sum(layer.biases for layer in self.trace.skipped) + self.trace.others
+        return numbers * FLOAT_BITS
 
     def has_weights(self, unit: Unit) -> bool:
         return any(layer.weights for layer in self.members(unit))
@@ -180,18 +188,24 @@ class CostTable:
 
 
 def count(
-    model: nn.Module, example_input: Any, *, units: UnitScheme = "layer", accounting: AccountingName = "paper"
+    model: nn.Module,
+    example_input: Any,
+    *,
+    units: UnitScheme = "layer",
+    skip: Iterable[str] = (),
+    accounting: AccountingName = "paper",
 ) -> CostTable:
     """Count the MACs and weights of every layer by one forward pass without arithmetic (on the meta device).
 
     model: in eval mode; it is not changed.
     example_input: a batch as a loader would yield it (a tensor, a tuple led by the input, or a dict).
-    units: as for `ribs.search`.
+    units, skip: as for `ribs.search`.
     accounting: what is counted; one of `ribs.select.accounting.ACCOUNTINGS`. `.totals()` shows all of them.
     Returns: a table; print it, or ask its `.units`, `.bops(bits)` and `.size_mib(bits)`.
     """
+    model = unwrap(model)
     check_training(model)
-    seen = trace(model, as_inputs(model, example_input))
+    seen = trace(model, as_inputs(model, example_input), Skip(model, skip))
     return CostTable.of(seen, find_units(model, seen.layers, units), accounting)
 
 

@@ -6,7 +6,11 @@ The budget, the number of iterations and the like are not in it: they change wha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from types import CodeType, FunctionType, MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +28,13 @@ def identity(
     plan: Plan,
     loss: TaskLoss,
     *,
-    pool_batches: bool,
-    execution: str,
+    recipe: str,
     seed: int,
 ) -> dict[str, str]:
-    """{field: value} of everything that a loss depends on but the configuration and the shard, and the seed."""
+    """{field: value} of everything that a loss depends on but the configuration and the shard, and the seed.
+
+    recipe: how the network is quantized and run, in words.
+    """
     device = next(model.parameters()).device.type
     return {
         "model": _of_model(model),
@@ -36,8 +42,8 @@ def identity(
         "shards": " ".join(str(shard.samples) for shard in shards),
         "units": "; ".join(f"{unit.name}: {', '.join(unit.layers)}" for unit in plan.table.groups),
         "candidates": "; ".join(" ".join(f"{w}/{a}" for w, a in options) for options in plan.candidates),
-        "loss": f"{getattr(loss, '__module__', '')}.{getattr(loss, '__qualname__', type(loss).__qualname__)}",
-        "recipe": f"steps {'of all batches together' if pool_batches else 'of each batch, averaged'}; {execution}",
+        "loss": _of_loss(loss),
+        "recipe": recipe,
         "seed": str(seed),
         "device": device,
         "versions": f"ribs {ribs.__version__}, torch {torch.__version__}",
@@ -51,6 +57,49 @@ def _of_model(model: nn.Module) -> str:
         _text(digest, f"{name} {type(module).__qualname__} {module.extra_repr()}")
     _tensors(digest, [*model.named_parameters(), *model.named_buffers()])
     return digest.hexdigest()
+
+
+def _of_loss(loss: TaskLoss) -> str:
+    """Its name, and a checksum of what it is made of."""
+    digest = hashlib.sha256()
+    _value(digest, loss)
+    name = getattr(loss, "__qualname__", type(loss).__qualname__)
+    return f"{getattr(loss, '__module__', '')}.{name} {digest.hexdigest()[:16]}"
+
+
+def _value(digest: hashlib._Hash, value: Any, inside: tuple[int, ...] = ()) -> None:
+    """What a loss is or holds: functions by their code, objects by their class and what they hold."""
+    _text(digest, type(value).__name__)
+    parts: list[Any] = []
+    if id(value) in inside:  # a function that calls itself holds itself
+        return
+    if isinstance(value, Tensor):
+        _tensors(digest, [("", value)])
+    elif isinstance(value, nn.Module):
+        _text(digest, _of_model(value))
+    elif value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype)):
+        _text(digest, repr(value))
+    elif isinstance(value, (set, frozenset)):
+        _text(digest, repr(sorted(map(repr, value))))
+    elif isinstance(value, CodeType):
+        parts = [value.co_code, value.co_names, *value.co_consts]
+    elif isinstance(value, FunctionType):
+        cells = inspect.getclosurevars(value).nonlocals
+        parts = [value.__code__, value.__defaults__, value.__kwdefaults__, cells]
+    elif isinstance(value, MethodType):
+        parts = [value.__func__, value.__self__]
+    elif isinstance(value, partial):
+        parts = [value.func, value.args, value.keywords]
+    elif isinstance(value, Mapping):
+        parts = [each for item in value.items() for each in item]
+    elif isinstance(value, (list, tuple)):
+        parts = list(value)
+    elif isinstance(value, type):
+        parts = [value.__module__, value.__qualname__]
+    elif hasattr(value, "__dict__"):
+        parts = [type(value), vars(value)]
+    for part in parts:
+        _value(digest, part, (*inside, id(value)))
 
 
 def _of_data(shards: Sequence[Inputs]) -> str:

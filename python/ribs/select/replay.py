@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from ribs.quant.inputs import Inputs
 from ribs.quant.layers import QuantizedLayer
 from ribs.quant.network import QuantizedNetwork
+from ribs.quant.tree import map_leaves, tensors
 from ribs.select.side_by_side import Setting, SideBySide
-from ribs.select.watch import NETWORK, Call, OutputReadError, Plan, Watch, read_from, tensors
+from ribs.select.watch import NETWORK, UNREAD, Call, OutputReadError, Plan, Watch, read_from
 
 
 @dataclass
@@ -87,7 +87,8 @@ class Replay:
         calls = watch.finish(inputs.samples)
         for call in calls:
             [*readers] = {calls[reader].name for reader in call.readers if reader != NETWORK}
-            if len(readers) == 1 and NETWORK not in call.readers and readers[0] in fixed and not call.changed:
+            one_tensor = call.unread is UNREAD and not call.changed
+            if one_tensor and len(readers) == 1 and NETWORK not in call.readers and readers[0] in fixed:
                 layer = self._network.model.get_submodule(readers[0])
                 if isinstance(layer, QuantizedLayer) and layer.rounds_what_it_gets and layer.input_quantizer.bits <= 8:
                     call.quantizer, call.size = layer.input_quantizer, call.size / 4
@@ -222,10 +223,10 @@ def _between(model: nn.Module, units: Iterable[str]) -> list[str]:
 
 
 def _clone(tree: Any) -> Any:
-    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, tree)
+    return map_leaves(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, tree)
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equal outputs, bit for bit but for the sign of zero; NaN equals nothing."""
+    """Equal outputs, bit for bit but for the sign of zero; NaN equals nothing, nor do objects without known tensors."""
     pairs = list(zip(tensors(left), tensors(right), strict=True))
-    return all(torch.equal(a, b) for a, b in pairs)
+    return bool(pairs) and all(torch.equal(a, b) for a, b in pairs)

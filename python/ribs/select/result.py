@@ -10,6 +10,7 @@ from importlib import import_module
 from torch import nn
 
 from ribs.quant.network import Bits
+from ribs.quant.recipe import RecipeName
 from ribs.select.cost import Configuration, CostTable
 from ribs.select.table import text_table
 
@@ -85,7 +86,8 @@ class Result:
     bits: (weight bits, activation bits) of each unit.
     model: the quantized network, an nn.Module in eval mode.
     loss: mean task loss on the calibration set, in float32.  standard_error: of that mean.
-    loss_as_searched: the same in the execution of the search; another number only for execution="int8".
+    loss_as_searched: the same as the search measured it; another number only for execution="int8", and for recipes that
+        have steps by channel while bits are chosen.
     bops: bit operations of one sample.  size_mib: MiB of the weights.
     limits: the budget as upper bounds in integers (see `ribs.select.plan.Plan`), such as bit operations ("bops") and
         bits of weights ("size"); empty for `ribs.quantize`.
@@ -93,6 +95,7 @@ class Result:
     history: one record an iteration; empty for `ribs.quantize`.
     stopped: whether `max_seconds` ended the search before its last iteration.
     costs: the cost of any other configuration.
+    recipe: name of the recipe of the quantizers.
     """
 
     bits: Configuration
@@ -108,6 +111,7 @@ class Result:
     stopped: bool
     cost_of_search: SearchCost
     costs: CostTable
+    recipe: RecipeName
 
     def summary(self) -> str:
         """The bits of every unit with their share of the cost, and the totals, as a table."""
@@ -123,7 +127,7 @@ class Result:
         cost = self.cost_of_search
         loss = f"task loss {self.loss:.6g} +- {self.standard_error:.2g}"
         if self.loss_as_searched != self.loss:
-            loss += f" ({self.loss_as_searched:.6g} in int8, as searched: {self.loss_as_searched / self.loss - 1:+.2%})"
+            loss += f" ({self.loss_as_searched:.6g} as searched: {self.loss_as_searched / self.loss - 1:+.2%})"
         ended = " (out of time)" if self.stopped else ""
         return (
             f"{table}\n\n{loss}, {', '.join(spent.values())}; found in "

@@ -10,8 +10,11 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from ribs.quant.copies import unwrap
 from ribs.quant.inputs import collect
-from ribs.quant.network import Bits, QuantizedNetwork, calibrate, prepare
+from ribs.quant.network import Bits, QuantizedNetwork, calibrate, check_pooled, prepare
+from ribs.quant.recipe import RecipeName, check_recipe
+from ribs.quant.reparameterize import reparameterize
 from ribs.quant.units import UnitScheme
 from ribs.select.algorithm import Algorithm, Name
 from ribs.select.bars import Bars, duration
@@ -46,6 +49,8 @@ def search(
     bits: Iterable[int] = range(2, 9),
     activation_bits: ActivationBits = None,
     units: UnitScheme = "layer",
+    recipe: RecipeName | None = None,
+    skip: Iterable[str] = (),
     algorithm: Name = "adaptive",
     update_size: int | None = None,
     iterations: int | None = None,
@@ -66,7 +71,8 @@ def search(
 ) -> Result:
     """Choose the bits of every unit of a trained network that lose the least within a budget.
 
-    model: float32, in eval mode; it is never changed.
+    model: float32, in eval mode; it is never changed. Of one that `torch.compile`, `DataParallel` or
+        `DistributedDataParallel` wraps, the model within.
     loader: yields batches of inputs, no labels needed: tensors, tuples led by the input, or dicts of tensors. It is
         read once.
     budget: of bit operations, size, average bits, activation memory and costs of your own, those given.
@@ -74,6 +80,10 @@ def search(
     activation_bits: an int fixes those of all activations; with several, every pair of weight and activation bits is
         a candidate.
     units: "layer", "block", or a dict of layer patterns by unit name.
+    recipe: which quantizers there are, and how their steps are found: "minmax", "mse", or for transformers "repq" or
+        "repq+"; by default "repq+" where softmax outputs are multiplied, and "mse" elsewhere (`ribs.quant.recipe`).
+    skip: names or `fnmatch` patterns of modules (with all that lies in them) and layers that stay in float, as they
+        are. They are no units, and what they multiply and weigh counts at 32 bits.
     algorithm: "adaptive", or "paper" for Algorithm 1 of RIBS as it is written. docs/search.md compares them.
     update_size: of "paper", the units changed in each iteration after the first, which changes all (its M), by default
         half; of "adaptive", the most units that the first program may change, by default all.
@@ -90,7 +100,8 @@ def search(
         layers whose outputs are added, and linears that read the same tensor.
     target: a runtime such as "onnxruntime" or "tensorrt"; the candidates are those that it honours
         (`ribs.select.targets`).
-    loss: f(float_output, quantized_output) -> [samples] losses; by default the KL divergence of softmax outputs.
+    loss: one of `ribs.losses`, or f(float_output, quantized_output) or f(float_output, quantized_output, inputs) ->
+        [samples] losses; by default the KL divergence of softmax outputs, whose logits are found in most outputs.
     profile: "full" measures on all samples. "race" needs several times less work: Algorithm 1 then stops measuring
         candidates that, by their errors so far, will hardly be in a solution, at the risk that `ribs.select.race.Race`
         states; the adaptive search measures on few samples first, and only the best on more. The configuration returned
@@ -114,6 +125,7 @@ def search(
         disk is full, after which the same call goes on. The model stays as it is whatever happens.
     """
     started = time.perf_counter()
+    model = unwrap(model)
     way = Algorithm(algorithm, iterations, update_size)
     _check(max_seconds=max_seconds, cache_mib=cache_mib)
     _check_name("profile", profile, get_args(Profile))
@@ -123,6 +135,8 @@ def search(
         loader,
         [budget],
         units=units,
+        recipe=recipe,
+        skip=skip,
         calibration_samples=calibration_samples,
         bits=bits,
         activation_bits=activation_bits,
@@ -132,6 +146,7 @@ def search(
         target=target,
     )
     batches, network, [plan] = setup.batches, setup.network, setup.plans
+    check_pooled(pool_batches, network.recipe)
     shards = batches if profile == "full" else [shard for batch in batches for shard in batch.split(RACE_SHARD)]
     if execution == "int8":
         _check_int8(network)
@@ -140,7 +155,8 @@ def search(
         bars = stack.enter_context(Bars(progress and ranks.rank == 0))
         fields = {}
         if journal is not None or ranks.count > 1:
-            fields = identity(model, shards, plan, loss, pool_batches=pool_batches, execution=execution, seed=seed)
+            steps = f"{network.recipe.name}, {'of all batches together' if pool_batches else 'of each batch, averaged'}"
+            fields = identity(model, shards, plan, loss, recipe=f"{steps}; {execution}", seed=seed)
             ranks.check_same({**fields, "budget": str(plan.limits), "algorithm": str(way), "profile": profile})
         losses = stack.enter_context(_journal(journal, fields, ranks))
         sensitivity = Sensitivity(
@@ -191,8 +207,10 @@ def search(
                 agree=ranks.first,
                 on_iteration=report,
             )
-        losses_in_float = sensitivity.again(trace.best_choice) if execution == "int8" else None
-    return _result(network, plan, trace, sensitivity, losses_in_float, started)
+        best = plan.configuration(trace.best_choice)
+        changed = reparameterize(network, best, batches) or execution == "int8"
+        losses_in_the_end = sensitivity.losses_of(network) if changed else None
+    return _result(network, plan, trace, sensitivity, losses_in_the_end, started)
 
 
 @contextmanager
@@ -209,16 +227,15 @@ def _result(
     plan: Plan,
     trace: Trace,
     sensitivity: Sensitivity,
-    in_float: Losses | None,
+    in_the_end: Losses | None,
     started: float,
 ) -> Result:
     best = plan.configuration(trace.best_choice)
-    network.configure(best)
     return Result(
         bits=best,
         model=network.model,
-        loss=trace.best_loss if in_float is None else float(in_float.mean()),
-        standard_error=trace.best_standard_error if in_float is None else standard_error(in_float),
+        loss=trace.best_loss if in_the_end is None else float(in_the_end.mean()),
+        standard_error=trace.best_standard_error if in_the_end is None else standard_error(in_the_end),
         loss_as_searched=trace.best_loss,
         bops=plan.table.bops(best),
         size_mib=plan.table.size_mib(best),
@@ -228,6 +245,7 @@ def _result(
         stopped=trace.stopped,
         cost_of_search=SearchCost(sensitivity.forward_equivalents, time.perf_counter() - started),
         costs=plan.table,
+        recipe=network.recipe.name,
     )
 
 
@@ -271,6 +289,8 @@ def quantize(
     bits: AnyBits | str | os.PathLike[str],
     *,
     units: UnitScheme = "layer",
+    recipe: RecipeName | None = None,
+    skip: Iterable[str] = (),
     calibration_samples: int = 1024,
     pool_batches: bool = False,
     loss: TaskLoss = kl_divergence,
@@ -285,15 +305,19 @@ def quantize(
     started = time.perf_counter()
     if isinstance(bits, (str, os.PathLike)):
         bits = read_bits(bits)
+    check_recipe(recipe)
+    model = unwrap(model)
     batches = collect(model, loader, calibration_samples)
-    network = prepare(model, batches[0], units)
+    network = prepare(model, batches[0], units, recipe=recipe, skip=skip)
+    check_pooled(pool_batches, network.recipe)
     table = CostTable.of(network.trace, network.units)
     configuration = table.configuration(bits)
     with Bars(progress) as bars:
         widths = bit_widths(configuration.values())
         calibrate(network, batches, widths, pooled=pool_batches, progress=bars.calibration)
     sensitivity = Sensitivity(network, batches, [[configuration[name]] for name in table.units], loss)
-    losses = sensitivity.evaluate((0,) * len(network.units))
+    reparameterize(network, configuration, batches)
+    losses = sensitivity.losses_of(network)
     return Result(
         bits=configuration,
         model=network.model,
@@ -308,4 +332,5 @@ def quantize(
         stopped=False,
         cost_of_search=SearchCost(sensitivity.forward_equivalents, time.perf_counter() - started),
         costs=table,
+        recipe=network.recipe.name,
     )

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ribs.quant.inputs import Inputs
 from ribs.quant.network import Bits, QuantizedNetwork
-from ribs.quant.quantizer import FLOAT_BITS
-from ribs.select.loss import TaskLoss
+from ribs.select.loss import TaskLoss, check_loss, measure
 from ribs.select.ranks import Ranks
 from ribs.select.replay import Recording, Replay, same
 from ribs.select.samples import Choice
@@ -65,6 +65,7 @@ class Sensitivity:
         record: Callable[[Choice, int, Losses], None] | None = None,
         progress: Callable[[float], None] = lambda work: None,
     ) -> None:
+        check_loss(loss)
         self.samples = tuple(shard.samples for shard in shards)
         self.known = dict(known or {})
         self.forward_equivalents = 0.0
@@ -93,15 +94,15 @@ class Sensitivity:
     @torch.no_grad()
     def _run_float(self) -> list[Any]:
         """The float network's outputs; a candidate of 32 bits everywhere has a loss of exactly 0."""
-        self._set_float()
+        self._network.set_float()
         outputs = []
         for shard, samples in enumerate(self.samples):
-            output = self._inputs(shard).call(self._network.model)
-            losses = self._loss(output, output)
-            if losses.shape != (samples,):
-                raise ValueError(
-                    f"[loss] returned shape {tuple(losses.shape)} for {samples} samples; it must be [samples]"
-                )
+            inputs = self._inputs(shard)
+            output = inputs.call(self._network.model)
+            losses = measure(self._loss, output, output, inputs)
+            if not isinstance(losses, Tensor) or losses.shape != (samples,):
+                got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+                raise ValueError(f"[loss] returned {got} for {samples} samples; it must be [samples]")
             if not bool(torch.isfinite(losses).all()):
                 raise ValueError("[ribs] the float model's output holds NaN or Inf on the calibration set")
             outputs.append(output)
@@ -140,13 +141,17 @@ class Sensitivity:
         return np.concatenate([self.measure([choice], shard)[0] for shard in range(len(self.samples))])
 
     @torch.no_grad()
-    def again(self, choice: Choice) -> Losses:
-        """[samples] losses of one configuration, measured by passes of the whole network and not kept."""
-        self._network.configure(self._configuration(choice))
-        outputs = [self._inputs(shard).call(self._network.model) for shard in range(len(self.samples))]
+    def losses_of(self, network: QuantizedNetwork) -> Losses:
+        """[samples] losses of a network at its present bits, measured by passes of all of it and not kept."""
+        losses = []
+        for shard, target in enumerate(self._float_outputs):
+            inputs = self._inputs(shard)
+            losses.append(self._losses(target, inputs.call(network.model), inputs))
         self.forward_equivalents += 1
-        pairs = zip(self._float_outputs, outputs, strict=True)
-        return np.concatenate([self._loss(target, output).double().cpu().numpy() for target, output in pairs])
+        return np.concatenate(losses)
+
+    def _losses(self, target: Any, output: Any, inputs: Inputs) -> Losses:
+        return measure(self._loss, target, output, inputs).double().cpu().numpy()
 
     def _jobs(self, reference: Choice, choices: Sequence[Choice]) -> Iterator[list[Choice]]:
         """The configurations one by one, but all other candidates of a unit as one job where they run side by side."""
@@ -173,7 +178,7 @@ class Sensitivity:
                     outputs = self._outputs(replay, slot.recording, reference, job, inputs)
                 rows = []
                 for choice, output in zip(job, outputs, strict=True):
-                    rows.append(self._loss(target, output).double().cpu().numpy())
+                    rows.append(self._losses(target, output, inputs))
                     self._record(choice, shard, rows[-1])
                 yield np.stack(rows)
 
@@ -297,9 +302,6 @@ class Sensitivity:
         units = zip(self._network.units, self._candidates, choice, strict=True)
         return {unit.name: options[index] for unit, options, index in units}
 
-    def _set_float(self) -> None:
-        self._network.configure(dict.fromkeys((unit.name for unit in self._network.units), (FLOAT_BITS, FLOAT_BITS)))
-
     def _inputs(self, shard: int) -> Inputs:
         return self._shards[shard].to(self._network.device)
 
@@ -312,5 +314,6 @@ def _work(network: QuantizedNetwork) -> list[float]:
     """The share of each unit in the MACs of the network."""
     macs = {layer.name: layer.macs for layer in network.trace.layers}
     units = [sum(macs[name] for name in unit.layers) for unit in network.units]
-    total = sum(units) + sum(network.trace.unquantized.values())
+    in_float = sum(network.trace.unquantized.values()) + sum(layer.macs for layer in network.trace.skipped)
+    total = sum(units) + in_float
     return [work / total for work in units]

@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from ribs.quant.copies import unwrap
 from ribs.quant.inputs import Inputs, collect
 from ribs.quant.network import QuantizedNetwork, prepare
+from ribs.quant.recipe import RecipeName, check_recipe
 from ribs.quant.units import UnitScheme
 from ribs.select.budget import Budget
 from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties, activation_choices, bit_choices
@@ -35,6 +37,8 @@ def set_up(
     budgets: Sequence[Budget],
     *,
     units: UnitScheme,
+    recipe: RecipeName | None,
+    skip: Iterable[str],
     calibration_samples: int,
     bits: Iterable[int],
     activation_bits: ActivationBits,
@@ -44,6 +48,8 @@ def set_up(
     target: str | None,
 ) -> Setup:
     """Read the loader, and say what each unit may take within each budget. Arguments and errors: `ribs.search`."""
+    check_recipe(recipe)
+    model = unwrap(model)
     choices = bit_choices(bits)
     activation_bits = activation_choices(activation_bits)
     # What can be read only once is read here, for all budgets.
@@ -52,7 +58,7 @@ def set_up(
     if ties is not None and not isinstance(ties, str):
         ties = [group if isinstance(group, str) else list(group) for group in ties]
     batches = collect(model, loader, calibration_samples)
-    network = prepare(model, batches[0], units)
+    network = prepare(model, batches[0], units, recipe=recipe, skip=skip)
     table = CostTable.of(network.trace, network.units)
     plans = tuple(
         make_plan(table, budget, choices, activation_bits, pins, allowed=allowed, ties=ties, target=target)

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+
+from ribs.quant.tree import map_leaves
 
 Setting = Callable[[], None]
 
@@ -29,12 +30,12 @@ class SideBySide:
         for setting, (own_args, own_kwargs) in zip(self.settings, self.parts((args, kwargs)), strict=True):
             setting()
             outputs.append(forward(*own_args, **own_kwargs))
-        return tree_map(lambda *leaves: torch.cat(leaves) if self._batched(leaves[0]) else leaves[0], *outputs)
+        return map_leaves(lambda *leaves: torch.cat(leaves) if self._batched(leaves[0]) else leaves[0], *outputs)
 
     def repeated(self, tree: Any) -> Any:
         """Every tensor of a single batch as many times as there are settings, in a copy."""
         count = len(self.settings)
-        return tree_map(lambda leaf: torch.cat([leaf] * count) if self._batched(leaf) else leaf, tree)
+        return map_leaves(lambda leaf: torch.cat([leaf] * count) if self._batched(leaf) else leaf, tree)
 
     def parts(self, tree: Any) -> list[Any]:
         """Of a tree with tensors of the whole batch, one for each setting."""
@@ -43,7 +44,7 @@ class SideBySide:
         def part(leaf: Any, index: int) -> Any:
             return leaf.chunk(count)[index] if self._batched(leaf, count) else leaf
 
-        return [tree_map(lambda leaf, index=index: part(leaf, index), tree) for index in range(count)]
+        return [map_leaves(lambda leaf, index=index: part(leaf, index), tree) for index in range(count)]
 
     def _batched(self, leaf: Any, times: int = 1) -> bool:
         return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] % (times * self.samples) == 0

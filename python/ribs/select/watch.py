@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from ribs.quant.quantizer import FakeQuantizer
+from ribs.quant.tree import leaves, map_leaves, tensors
 
 NETWORK = -1  # in the place of a call: the network's own forward
 
@@ -162,12 +162,14 @@ class Watch(TorchFunctionMode):
 
     def finish(self, samples: int) -> list[Call]:
         for number, call in enumerate(self.calls):
-            call.readers = frozenset(self._readers.get(number, ()))
+            # What an object of another kind holds may be read anywhere.
+            hidden = [NETWORK] if any(map(_may_hold_tensors, leaves(self._outputs[number]))) else []
+            call.readers = frozenset([*self._readers.get(number, ()), *hidden])
             ends = (len(self.calls) + 1 if reader == NETWORK else self.calls[reader].end for reader in call.readers)
             call.until = max(ends, default=0)
             call.changed = _versions(self._outputs[number]) != self._versions[number]
             call.size = sum(leaf.numel() * leaf.element_size() for leaf in tensors(self._outputs[number])) / samples
-            call.unread = tree_map(lambda leaf: UNREAD if isinstance(leaf, Tensor) else leaf, self._outputs[number])
+            call.unread = map_leaves(lambda leaf: UNREAD if isinstance(leaf, Tensor) else leaf, self._outputs[number])
         return self.calls
 
 
@@ -180,8 +182,8 @@ def read_from(calls: Sequence[Call], start: int) -> set[int]:
     }
 
 
-def tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+def _may_hold_tensors(leaf: Any) -> bool:
+    return hasattr(leaf, "__dict__") and not isinstance(leaf, (Tensor, nn.Module, type)) and not callable(leaf)
 
 
 def _versions(tree: Any) -> list[int]:

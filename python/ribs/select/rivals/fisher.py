@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
+from ribs.select.loss import find_tensor
 from ribs.select.rivals.setting import BACKWARD, FLOAT, Scores, Setting, best_by
 from ribs.select.samples import Choice
 
@@ -57,7 +58,7 @@ def scores_of(setting: Setting) -> Scores:
     handles = [layer.register_forward_hook(watch(unit)) for unit, _, layer in setting.layers()]
     try:
         for inputs in setting.batches():
-            logits = inputs.call(setting.network.model)
+            logits = find_tensor(inputs.call(setting.network.model), getattr(setting.loss, "at", None))
             loss = F.cross_entropy(logits, own_labels(logits, generator), reduction="sum")
             torch.autograd.grad(loss, zero)
     finally:
@@ -67,10 +68,12 @@ def scores_of(setting: Setting) -> Scores:
     return scores
 
 
-def own_labels(logits: Any, generator: torch.Generator) -> Tensor:
+def own_labels(logits: Tensor, generator: torch.Generator) -> Tensor:
     """[samples] classes drawn from the softmax of [samples, classes] logits."""
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        got = f"a {tuple(logits.shape)} tensor" if isinstance(logits, Tensor) else type(logits).__name__
-        raise TypeError(f"[fisher] the model's output is {got}, not [samples, classes] logits; choose another method")
+    if logits.dim() != 2:
+        raise TypeError(
+            f"[fisher] the model's output is a {tuple(logits.shape)} tensor, not [samples, classes] logits; choose "
+            "another method"
+        )
     probabilities = logits.detach().double().softmax(dim=1).cpu()
     return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ribs.quant.layers import QuantizedLayer
+from ribs.select.loss import measure
 from ribs.select.rivals.setting import BACKWARD, Setting, best_by_weights, weight_scores
 from ribs.select.rivals.weight_error import squared_error
 from ribs.select.samples import Choice
@@ -53,7 +54,7 @@ def traces(setting: Setting, probes: int = PROBES) -> dict[str, float]:
     for inputs in setting.batches():
         with torch.no_grad():
             target = inputs.call(setting.network.model)
-        loss = setting.loss(target, setting.call(inputs, tensors)).sum() / setting.samples
+        loss = measure(setting.loss, target, setting.call(inputs, tensors), inputs).sum() / setting.samples
         gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
         for _ in range(probes):
             signs = [_signs(weight, generator) for weight in weights.values()]

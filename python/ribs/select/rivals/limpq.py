@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ribs.quant.layers import QuantizedLayer
-from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer
+from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer, ShareQuantizer
+from ribs.select.loss import measure
 from ribs.select.rivals.feasible import uniform
 from ribs.select.rivals.setting import BACKWARD, Scores, Setting, best_by
 from ribs.select.samples import Choice
@@ -49,7 +50,7 @@ def learned(setting: Setting, updates: int = UPDATES) -> dict[str, Tensor]:
         for choice in [*uniform(plan), random]:
             setting.network.configure(plan.configuration(choice))
             output = setting.call(inputs, {name: log.exp() for name, log in logs.items()})
-            torch.autograd.backward(setting.loss(target, output).mean())
+            torch.autograd.backward(measure(setting.loss, target, output, inputs).mean())
             setting.passes += (1 + BACKWARD) * inputs.samples / setting.samples
         optimizer.step()
     return {name: log.detach().exp() for name, log in logs.items()}
@@ -65,9 +66,12 @@ def scores_of(setting: Setting, steps: dict[str, Tensor]) -> Scores:
     """Activation step + 2 x weight step, summed over the layers of each unit; of a matmul, its operands' steps."""
     scores, names = setting.no_scores(), {each: name for name, each in quantizers(setting).items()}
 
-    def step(quantizer: FakeQuantizer, bits: int) -> float:
+    def step(quantizer: Quantizer, bits: int) -> float:
         if bits == FLOAT_BITS:
             return 0.0
+        if isinstance(quantizer, ShareQuantizer):
+            return float(quantizer.steps_of(bits).double().mean())
+        assert isinstance(quantizer, FakeQuantizer)
         return float(steps[f"{names[quantizer]}.step"][quantizer.choices.index(bits)].double().mean())
 
     for unit, _, layer in setting.layers():

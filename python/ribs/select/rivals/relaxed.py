@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
+from ribs.select.loss import measure
 from ribs.select.rivals.setting import BACKWARD, Setting
 
 Mix = list[tuple[int, Tensor]]  # (candidate, share), for one unit
@@ -89,7 +90,7 @@ def train(
     for update, (inputs, target) in enumerate(setting.training_batches(BATCH, updates)):
         mixes = mixes_of(update)
         with relaxed(setting, mixes):
-            loss = setting.loss(target, inputs.call(setting.network.model)).mean()
+            loss = measure(setting.loss, target, inputs.call(setting.network.model), inputs).mean()
         optimizer.zero_grad()
         torch.autograd.backward(objective(loss, excess(setting, mixes)))
         optimizer.step()

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from ribs.quant.tree import tensors
 from ribs.select.rivals.setting import Setting, best_by
 from ribs.select.samples import Choice
 
@@ -25,9 +25,7 @@ def choose(setting: Setting) -> Choice:
 def noise_over_signal(reference: Any, output: Any) -> Tensor:
     """||reference - output||^2 / ||reference||^2 of each sample, over all tensors of the output: [samples] float64."""
     pairs = [
-        (a.double().flatten(1), b.double().flatten(1))
-        for a, b in zip(tree_leaves(reference), tree_leaves(output), strict=True)
-        if isinstance(a, Tensor)
+        (a.double().flatten(1), b.double().flatten(1)) for a, b in zip(tensors(reference), tensors(output), strict=True)
     ]
     signal = torch.stack([a.square().sum(1) for a, _ in pairs]).sum(0)
     noise = torch.stack([(a - b).square().sum(1) for a, b in pairs]).sum(0)

@@ -1,0 +1,71 @@
+"""The recipes beside each other on a trained transformer, and ribs on top of the last: task loss and top-1.
+
+Run: python benchmarks/recipes.py [--bops 6/6 4/4 3/3] [--seeds N] [--samples N]
+A seed chooses the calibration samples and the search's. Needs the extra `demo`; the digits' small ViT is trained once,
+in a quarter of an hour.
+"""
+
+import argparse
+import statistics
+import warnings
+from typing import get_args
+
+from run import machine
+from torch import Tensor, nn
+
+import ribs
+from ribs.cli.digits import accuracy, one_digit, trained
+from ribs.quant.recipe import RecipeName
+from ribs.select.table import text_table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bops", nargs="+", default=["6/6", "4/4", "3/3"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=256)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    model = trained("vit")
+    images, labels = one_digit("test", 2000, seed=0)
+    floating = accuracy(model, images, labels)
+    print(machine("cpu"))
+    print(f"digits vit: float top-1 {floating:.2f} %; {arguments.samples} samples, {arguments.seeds} seeds")
+    rows = []
+    for bops in arguments.bops:
+        limit = ribs.count(model, images[:1]).bops(_pair(bops))
+        for name in (*(f"uniform, {recipe}" for recipe in get_args(RecipeName)), "ribs, repq+"):
+            losses, tops, equivalents = [], [], []
+            for seed in range(arguments.seeds):
+                samples, _ = one_digit("train", arguments.samples, seed=seed)
+                result = _quantized(model, list(samples.split(64)), name, bops, seed)
+                assert result.bops <= limit
+                losses.append(result.loss)
+                tops.append(accuracy(result.model, images, labels))
+                equivalents.append(result.cost_of_search.forward_equivalents)
+            rows.append([bops, name, _cell(losses, 4), _cell(tops, 3), f"{statistics.fmean(equivalents):.0f}"])
+            print("  ".join(rows[-1]), flush=True)
+    header = ["BOPs of", "bits, recipe", "task loss", "top-1 %", "forward equivalents"]
+    print(f"\n{text_table(header, rows, right=range(2, 5))}")
+
+
+def _quantized(model: nn.Module, loader: list[Tensor], name: str, bops: str, seed: int) -> ribs.Result:
+    bits, recipe = name.split(", ")
+    if bits == "uniform":
+        return ribs.quantize(model, loader, _pair(bops), recipe=recipe, progress=False)
+    return ribs.search(model, loader, ribs.Budget(bops=bops), recipe=recipe, seed=seed, progress=False)
+
+
+def _pair(bops: str) -> tuple[int, int]:
+    weight, activation = bops.split("/")
+    return int(weight), int(activation)
+
+
+def _cell(values: list[float], digits: int) -> str:
+    """Mean and its standard error over seeds."""
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return f"{statistics.fmean(values):.{digits}g} +- {error:.2g}"
+
+
+if __name__ == "__main__":
+    main()

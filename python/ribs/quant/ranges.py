@@ -1,0 +1,87 @@
+"""Ways to find the step and zero point of a tensor for many bit-widths at once, all with the signature of `mse`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ribs import ops
+from ribs.quant.quantizer import Steps, code_range
+
+Ranges = Literal["minmax", "mse", "percentile"]
+PERCENTILES = (0.999, 0.9999, 0.99999)  # of RepQ-ViT
+
+
+def mse(x: Tensor, bits: Sequence[int], *, symmetric: bool, axis: int | None) -> Steps:
+    """Steps of least squared error.
+
+    x: float32, finite, not empty.  symmetric: whether codes lie around zero.  axis: the dimension with a step for each
+        index; None for one step.
+    """
+    found = ops.search_steps(x, bits, symmetric=symmetric, axis=axis)
+    return found.step, found.zero_point
+
+
+def minmax(x: Tensor, bits: Sequence[int], *, symmetric: bool, axis: int | None) -> Steps:
+    """Steps with which the codes reach from the least to the largest value, zero among them."""
+    rows = _rows(x, axis)
+    return _squeezed(_between(rows.amin(1), rows.amax(1), bits, symmetric), axis)
+
+
+def percentile(x: Tensor, bits: Sequence[int], *, symmetric: bool, axis: int | None) -> Steps:
+    """Of the ranges that leave out the outer 0.1, 0.01 and 0.001 % on either side, the one of least squared error.
+
+    These are the ranges of RepQ-ViT (arXiv 2212.08254).
+    """
+    rows = _rows(x, axis)
+    ordered = rows.sort(1).values
+    found = []
+    for share in PERCENTILES:
+        step, zero_point = _between(_quantile(ordered, 1 - share), _quantile(ordered, share), bits, symmetric)
+        errors = [
+            (ops.fake_quantize(rows, s, z, *code_range(b, symmetric), 0) - rows).double().square().mean(1)
+            for s, z, b in zip(step, zero_point, bits, strict=True)
+        ]
+        found.append((step, zero_point, torch.stack(errors)))
+    steps, zero_points, errors_of = (torch.stack(each) for each in zip(*found, strict=True))
+    best = errors_of.argmin(0, keepdim=True)
+    return _squeezed((steps.gather(0, best)[0], zero_points.gather(0, best)[0]), axis)
+
+
+RANGES: Mapping[Ranges, Callable[..., Steps]] = {"minmax": minmax, "mse": mse, "percentile": percentile}
+
+
+def _between(low: Tensor, high: Tensor, bits: Sequence[int], symmetric: bool) -> Steps:
+    """Steps [K, rows] with which the codes reach from low to high [rows]; 1 where there is nothing but zero."""
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    steps, zero_points = [], []
+    for each in bits:
+        qmin, qmax = code_range(each, symmetric)
+        step = torch.maximum(low / qmin, high / max(qmax, 1)) if symmetric else (high - low) / qmax
+        step = torch.where(step > 0, step, 1.0)
+        steps.append(step)
+        zero_points.append(torch.zeros_like(step) if symmetric else (-low / step).round().clamp(qmin, qmax))
+    return torch.stack(steps), torch.stack(zero_points).int()
+
+
+def _quantile(ordered: Tensor, share: float) -> Tensor:
+    """Between the two values around that share of each sorted row; torch.quantile takes no long rows."""
+    place = share * (ordered.shape[1] - 1)
+    below = int(place)
+    above = min(below + 1, ordered.shape[1] - 1)
+    return torch.lerp(ordered[:, below], ordered[:, above], place - below)
+
+
+def _rows(x: Tensor, axis: int | None) -> Tensor:
+    x = x.detach()
+    if not bool(x.isfinite().all()):
+        raise ValueError("x holds NaN or Inf")
+    return x.reshape(1, -1) if axis is None else x.movedim(axis, 0).reshape(x.shape[axis], -1)
+
+
+def _squeezed(found: Steps, axis: int | None) -> Steps:
+    step, zero_point = found
+    return (step[:, 0], zero_point[:, 0]) if axis is None else found

@@ -1,0 +1,67 @@
+"""What of a model stays in float because the user says so, and what would have to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+Reasons = dict[str, str]  # by the name of a module or layer: why it cannot be quantized
+
+
+class Skip:
+    """Tells which modules and layers stay in float.
+
+    patterns: names or `fnmatch` patterns of modules, with all that lies in them, or of layers, also those that are no
+        modules, such as "attn.matmul0". A module that has several names goes by any of them.
+    Raises: ValueError for a string in the place of several.
+    """
+
+    def __init__(self, model: nn.Module, patterns: Iterable[str] = ()) -> None:
+        if isinstance(patterns, str):
+            raise ValueError(f"[ribs] skip={patterns!r} is no list; give names or patterns, such as [{patterns!r}]")
+        self.patterns = tuple(patterns)
+        self._unused = set(self.patterns)
+        self._known: dict[str, bool] = {}
+        first = {id(module): name for name, module in model.named_modules()}
+        names = [(name, first[id(module)]) for name, module in model.named_modules(remove_duplicate=False)]
+        self.modules = tuple(dict.fromkeys(name for alias, name in names if self._matches(alias)))
+        self._covered = set(self.modules)
+
+    def covers(self, name: str) -> bool:
+        """Whether a module or layer is skipped."""
+        if name not in self._known:
+            self._known[name] = name in self._covered or self._matches(name)
+        return self._known[name]
+
+    def check(self, layers: Iterable[str]) -> None:
+        """Raise a ValueError for patterns that matched nothing so far. layers: those that there are, to be named."""
+        if self._unused:
+            unused = ", ".join(repr(pattern) for pattern in self.patterns if pattern in self._unused)
+            raise ValueError(
+                f"[ribs] skip: {unused} names no module or layer; give names or patterns such as 'head' or '*.attn'; "
+                f"the layers are {list(layers)}"
+            )
+
+    def _matches(self, name: str) -> bool:
+        ends = [end for end, letter in enumerate(name) if letter == "."] + [len(name)]
+        found = [p for p in self.patterns if any(fnmatchcase(name[:end], p) for end in ends)]
+        self._unused.difference_update(found)
+        return bool(found)
+
+
+def check_fit(reasons: Mapping[str, str]) -> None:
+    """Raise one ValueError that lists all that cannot be quantized, and the `skip` that lets the rest work."""
+    if not reasons:
+        return
+    # What is wrong within a module that is named itself may be for the same cause, and is skipped with it.
+    outer = {n: why for n, why in reasons.items() if not any(o and n.startswith(f"{o}.") for o in reasons)}
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in outer.items():
+        by_reason.setdefault(reason, []).append(name)
+    lines = [f"- {', '.join(n or 'the model itself' for n in names)}: {why}" for why, names in by_reason.items()]
+    named = [name for name in outer if name]
+    if named:
+        lines.append(f"change this, or leave it in float and quantize the rest: skip={named}")
+    raise ValueError("\n".join(["[ribs] not all of the model can be quantized:", *lines]))

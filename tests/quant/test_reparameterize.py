@@ -1,0 +1,130 @@
+"""One step after layer norms: the float function stays, every activation keeps its code, only weights round anew."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from ribs.quant.inputs import Inputs
+from ribs.quant.network import calibrate, prepare
+from ribs.quant.recipe import RECIPES
+from ribs.quant.reparameterize import reparameterize
+
+
+class Net(nn.Module):
+    """Channels of very different size after a layer norm, read by two linears."""
+
+    def __init__(self, affine=True, bias=True):
+        super().__init__()
+        self.norm = nn.LayerNorm(8, elementwise_affine=affine, bias=bias)
+        self.left, self.right = nn.Linear(8, 6, bias=bias), nn.Linear(8, 6)
+        self.head = nn.Linear(6, 5)
+        with torch.no_grad():
+            if affine:
+                self.norm.weight.copy_(torch.logspace(-1, 0.5, 8))
+            if affine and bias:
+                self.norm.bias.copy_(torch.linspace(-3, 3, 8))
+
+    def forward(self, x):
+        y = self.norm(x)
+        return self.head(torch.tanh(self.left(y)) * self.right(y))
+
+
+def calibrated(model, recipe="repq+", choices=(2, 3, 4, 8)):
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    batches = [Inputs((part,), {}) for part in x.split(32)]
+    network = prepare(model.eval(), batches[0], "layer", recipe=recipe)
+    calibrate(network, batches, choices)
+    return network, batches, x
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize(("affine", "bias"), [(True, True), (True, False), (False, True)])
+@torch.no_grad()
+def test_the_float_function_and_the_codes_of_activations_stay(affine, bias):
+    torch.manual_seed(1)
+    network, batches, x = calibrated(Net(affine, bias))
+    before = network.model(x)
+    only_activations = {unit.name: (32, 4) for unit in network.units}
+    network.configure(only_activations)
+    quantized = network.model(x)
+    assert not network.model.left.input_quantizer.is_per_tensor
+    assert reparameterize(network, only_activations, batches)
+    assert network.model.left.input_quantizer.is_per_tensor
+    assert network.model.left.input_quantizer.step.shape == (1,)
+    close(network.model(x), quantized)
+    network.set_float()
+    close(network.model(x), before)
+
+
+@torch.no_grad()
+def test_readers_of_other_bits_get_steps_of_their_own_for_the_scaled_input():
+    torch.manual_seed(2)
+    network, batches, x = calibrated(Net())
+    before = network.model(x)
+    bits = {"left": (8, 3), "right": (8, 8), "head": (8, 8)}
+    reparameterize(network, bits, batches)
+    left, right = network.model.left.input_quantizer, network.model.right.input_quantizer
+    assert (left.bits, right.bits) == (3, 8)
+    y = network.model.norm(x)
+    fine = (right(y) - y).square().mean() / y.square().mean()
+    assert fine < 1e-3 < (left(y) - y).square().mean() / y.square().mean()
+    network.set_float()
+    close(network.model(x), before)
+
+
+@torch.no_grad()
+def test_readers_in_float_alone_leave_everything_as_it_is():
+    torch.manual_seed(3)
+    network, batches, x = calibrated(Net())
+    before = copy.deepcopy(network.model.state_dict())
+    reparameterize(network, {"left": (4, 32), "right": (4, 32), "head": (4, 4)}, batches)
+    after = network.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    bits = {"left": (4, 32), "right": (32, 4), "head": (32, 32)}
+    reparameterize(network, bits, batches)
+    network.set_float()
+    torch.manual_seed(3)
+    reference, _, _ = calibrated(Net())
+    close(network.model(x), reference.model(x))
+
+
+@torch.no_grad()
+def test_dead_channels_have_no_part_in_the_mean_step():
+    torch.manual_seed(4)
+    model = Net()
+    model.norm.weight[2] = model.norm.bias[2] = 0.0
+    network, batches, x = calibrated(model)
+    live = [channel for channel in range(8) if channel != 2]
+    network.configure({unit.name: (32, 4) for unit in network.units})
+    step = network.model.left.input_quantizer.present[0]
+    before = network.model(x)
+    assert step[2] == 1
+    reparameterize(network, {unit.name: (32, 4) for unit in network.units}, batches)
+    torch.testing.assert_close(network.model.left.input_quantizer.step, step[live].mean().reshape(1))
+    close(network.model(x), before)
+
+
+@torch.no_grad()
+def test_one_step_by_channel_beats_one_for_all_at_4_bits():
+    errors = {}
+    for recipe, seed in itertools.product(RECIPES, range(4)):
+        torch.manual_seed(seed)
+        network, batches, x = calibrated(Net(), recipe)
+        before = network.model(x)
+        reparameterize(network, {unit.name: (8, 4) for unit in network.units}, batches)
+        errors[recipe] = errors.get(recipe, 0) + (network.model(x) - before).square().mean().item()
+    assert errors["repq+"] < errors["mse"] < errors["minmax"]
+    assert errors["repq"] < errors["minmax"]
+
+
+def test_other_recipes_and_networks_without_layer_norms_need_no_change():
+    network, batches, _ = calibrated(Net(), "mse")
+    assert not reparameterize(network, {unit.name: (4, 4) for unit in network.units}, batches)
+    network, batches, _ = calibrated(nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 4)), "repq+")
+    assert not reparameterize(network, {unit.name: (4, 4) for unit in network.units}, batches)
