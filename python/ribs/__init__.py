@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ribs import ops as ops
+    from ribs.io.errors import FormatError as FormatError
+    from ribs.io.saved import load as load
     from ribs.ops import build_info as build_info
     from ribs.select import loss as losses  # noqa: F401  (a module under another name)
     from ribs.select.budget import Budget as Budget
@@ -27,11 +29,13 @@ _HOME = {
     "Budget": "ribs.select.budget",
     "Comparison": "ribs.select.compare",
     "CostTable": "ribs.select.cost",
+    "FormatError": "ribs.io.errors",
     "InfeasibleBudgetError": "ribs.select.errors",
     "Result": "ribs.select.result",
     "build_info": "ribs.ops",
     "compare": "ribs.select.compare",
     "count": "ribs.select.cost",
+    "load": "ribs.io.saved",
     "quantize": "ribs.select.run",
     "search": "ribs.select.run",
 }

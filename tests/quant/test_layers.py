@@ -189,3 +189,20 @@ def test_more_matmuls_than_traced_are_an_error():
     network.call.__self__.then = lambda weights, k, v: weights @ v
     with pytest.raises(RuntimeError, match="product 1 in the forward of the model is not there, or is another"):
         network(torch.randn(1, 5, 8))
+
+
+def test_held_weights_take_the_place_of_all_others():
+    """Those of the layer are still there for whoever reads them, and no product of integers is made of them."""
+    torch.manual_seed(0)
+    network = prepare(nn.Sequential(nn.Linear(4, 3)).eval(), Inputs((torch.randn(2, 4),), {}))
+    calibrate(network, [Inputs((torch.randn(2, 4),), {})], [8])
+    network.configure({"0": (8, 8)})
+    layer, x = network.model[0], torch.randn(5, 4)
+    assert network.integer_layers() == (("0",), ())
+    before, held = layer.weight, torch.randn(3, 4)
+    layer.hold(held)
+    want = F.linear(layer.input_quantizer(x), layer.weight_quantizer(held), layer.bias)
+    assert torch.equal(network.model(x), want)
+    assert layer.weight is before and torch.equal(layer.multiplied, held)
+    assert network.integer_layers() == ((), ("0",))
+    assert not layer.has_own_weight

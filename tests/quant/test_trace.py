@@ -219,3 +219,44 @@ def test_channels_biases_and_other_numbers():
     found = seen(nn.Sequential(*layers, nn.Linear(16, 3)), 1, 4, 4)
     assert [(layer.channels, layer.biases) for layer in found.layers] == [(4, 4), (3, 3)]
     assert found.others == 4 * 4, "weight, bias, mean and variance of the norm that is not folded"
+
+
+class Shared(nn.Module):
+    """Weights read by products alone, and weights read in each other way too."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(5, 4)
+        self.alone, self.added, self.asked, self.returned = (nn.Linear(4, 4) for _ in range(4))
+        self.head = nn.Linear(4, 5, bias=False)
+        self.head.weight = self.embed.weight
+        self.gain, self.raw = nn.Parameter(torch.ones(4, 1)), nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x):
+        x = self.alone(x) + self.embed(torch.tensor([1])) + self.added.weight.mean()
+        if self.asked.weight.sum().item() > 0:
+            x = x + 1
+        x = F.linear(x, self.raw * self.gain.abs()) + self.added(self.asked(self.returned(x)))
+        return self.head(x), self.returned.weight + 1
+
+
+def test_what_weights_come_from_and_what_else_reads_it():
+    found = seen(Shared(), 4)
+    sources = {name: (f"{name}.weight",) for name in ("alone", "added", "asked", "returned")}
+    assert found.sources == sources | {"head": ("embed.weight",)}
+    weights = {name for name in found.otherwise if not name.endswith("bias")}
+    # A product of two parameters is no layer's: both operands of it are activations.
+    assert weights == {"embed.weight", "added.weight", "asked.weight", "returned.weight", "raw", "gain"}
+
+
+def test_an_embedding_that_is_a_layers_too_stays_in_float_beside_it():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(5, 4), nn.Linear(4, 5)
+            self.head.weight = self.embed.weight
+
+        def forward(self, x):
+            return self.head(self.embed(x.long()))
+
+    assert seen(Tied(), 3).others == 20

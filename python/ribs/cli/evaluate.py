@@ -1,7 +1,9 @@
-"""Top-1 accuracy on a folder of labelled images."""
+"""`ribs evaluate`: top-1 accuracy on a folder of labelled images."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +14,29 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from ribs.cli.models import image_folder
+import ribs
+from ribs.cli.models import image_folder, input_size, load_model
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the accuracy of a saved result."""
+    model = load_model(arguments.model, checkpoint=None, pretrained=False)  # its weights are those saved
+    result = ribs.load(arguments.saved, model.to(arguments.device))
+    images = labelled_images(
+        Path(arguments.data),
+        model,
+        input_size(model, arguments.input_size),
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        limit=arguments.limit,
+        seed=arguments.seed,
+    )
+    found = evaluate(result.model, images, progress=not arguments.no_progress)
+    if arguments.json:
+        accuracy = {"top1": found.top1, "standard_error": found.standard_error, "images": found.images}
+        print(json.dumps({**accuracy, "bops": result.bops, "size_mib": result.size_mib}, indent=2))
+    else:
+        print(f"top-1 {found}, at {result.bops / 1e9:.6g} GBOPs and {result.size_mib:.4g} MiB")
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_search(commands.add_parser("search", help="find the best bits of a network within a budget"))
+    _add_evaluate(commands.add_parser("evaluate", help="top-1 accuracy of a saved result on labelled images"))
     _add_compare(commands.add_parser("compare", help="ribs beside other ways to choose bits, at the same budgets"))
     _add_count(commands.add_parser("count", help="MACs, bit operations and size of a network"))
     _add_demo(commands.add_parser("demo", help="the main job on a small network and real digits, offline"))
@@ -70,7 +71,22 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         "--cache-mib", type=float, default=1024, metavar="MIB", help="for what is kept (default: %(default)s)"
     )
     parser.add_argument("--journal", metavar="FOLDER", help="keep every measured loss, to go on after an interruption")
+    parser.add_argument("--out", metavar="FOLDER", help="save the result: bits, packed weights, history")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--no-progress", action="store_true", help="no bars")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("saved", metavar="FOLDER", help="what `ribs search --out` wrote")
+    parser.add_argument("model", help="the network it was made of: a timm name, or package.module:function")
+    parser.add_argument("--data", required=True, help="images with those of each class in a folder of their own")
+    parser.add_argument("--input-size", metavar="CxHxW", help="size of one image (default: the model's own)")
+    parser.add_argument("--limit", type=int, metavar="N", help="evaluate on N of the images (default: all)")
+    parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the images that are taken (default: %(default)s)")
     parser.add_argument("--no-progress", action="store_true", help="no bars")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 

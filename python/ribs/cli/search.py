@@ -14,15 +14,18 @@ import torch.distributed as dist
 import ribs
 from ribs.cli.flags import budgets, candidates
 from ribs.cli.models import input_size, load_data, load_loss, load_model
+from ribs.io.folder import check_free
 from ribs.select.result import Spending
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Search and print the bits of every unit; under torchrun, in all of its processes together."""
+    """Search, and print and save the bits of every unit; under torchrun, in all of its processes together."""
     found = budgets(arguments)
     if len(found) > 1:
         raise ValueError(f"the flags make {len(found)} budgets; give each flag once, or see `ribs compare`")
     [budget] = found
+    if arguments.out is not None:
+        check_free(Path(arguments.out))
     choices, loss = candidates(arguments), load_loss(arguments.loss)
     model = load_model(arguments.model, checkpoint=arguments.checkpoint, pretrained=not arguments.random_weights)
     size = input_size(model, arguments.input_size)
@@ -56,6 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             progress=not arguments.no_progress,
         )
+    if first and arguments.out is not None:
+        result.save(arguments.out)
     if first:
         print(json.dumps(as_json(result), indent=2) if arguments.json else result.summary())
 

@@ -55,6 +55,8 @@ class QuantizedLayer(nn.Module):
     calls: how often it runs in one pass of the network; each call's input has a quantizer of its own.
     """
 
+    held: nn.Parameter | None
+
     def __init__(self, layer: nn.Module | None, site: Site | None = None, calls: int = 1) -> None:
         super().__init__()
         self.register_module("layer", layer)
@@ -66,6 +68,7 @@ class QuantizedLayer(nn.Module):
         self.weight_quantizer = FakeQuantizer(symmetric=True, axis=site.axis)
         self.input_quantizer = FakeQuantizer(symmetric=False)
         self.later = nn.ModuleList(FakeQuantizer(symmetric=False) for _ in range(calls - 1))
+        self.register_parameter("held", None)  # weights that take the place of all others
         self._made: Tensor | None = None  # the weights of the last product, where they are not the layer's as they are
         self._present = OWN
         self.kept = KeptWeights()
@@ -82,7 +85,7 @@ class QuantizedLayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The float weights, as they are multiplied; those that come with a call are the last call's."""
+        """The float weights, as the network has them; those that come with a call are the last call's."""
         if self._made is not None:
             return self._made
         assert self.layer is not None, "it has not run"
@@ -91,9 +94,18 @@ class QuantizedLayer(nn.Module):
         return weight
 
     @property
+    def multiplied(self) -> Tensor:
+        """The float weights, as they are multiplied: `weight`, or those that are held."""
+        return self.weight if self.held is None else self.held
+
+    @property
     def has_own_weight(self) -> bool:
         """Whether a parameter of the layer is multiplied as it is."""
-        return self._made is None
+        return self._made is None and self.held is None
+
+    def hold(self, weight: Tensor) -> None:
+        """Multiply by these weights from now on, whatever the network computes or shares with others."""
+        self.held = nn.Parameter(weight, requires_grad=False)
 
     @property
     def rounds_what_it_gets(self) -> bool:
@@ -101,8 +113,8 @@ class QuantizedLayer(nn.Module):
         return (self.plain or self.layer is None) and not self.later and self.input_quantizer.is_per_tensor
 
     def quantized_weight(self, weight: Tensor | None = None) -> Tensor:
-        """weight: in the place of the layer's own."""
-        weight = self.weight if weight is None else weight
+        """weight: in the place of the layer's own, but not of those that are held."""
+        weight = self.multiplied if weight is None or self.held is not None else weight
         if torch.is_grad_enabled() or self.weight_quantizer.bits == FLOAT_BITS:
             return self.weight_quantizer(weight)  # type: ignore[no-any-return]
         # Without gradients the weights only change between searches: quantize them once for each choice of bits.

@@ -133,7 +133,7 @@ class QuantizedNetwork:
 
 def _integer(layer: QuantizedLayer) -> IntegerProduct | None:
     """The layer as a product of integers, or None where there is no operator for it."""
-    if not supports(layer.layer):
+    if layer.held is not None or not supports(layer.layer):
         return None
     return IntegerProduct(layer.layer, layer.weight_quantizer, layer.input_quantizer, layer.kept)
 
@@ -157,17 +157,20 @@ def prepare(
     """
     skipped = Skip(model, skip)
     seen = trace(model, inputs, skipped, check_model(model, skipped))
-    grouped = find_units(model, seen.layers, units)
+    network = assemble(model, seen, find_units(model, seen.layers, units), find_recipe(recipe, seen))
+    _name_float_products(seen)
+    if any(isinstance(module, QuantizedLayer) and not module.plain for module in network.model.modules()):
+        with torch.no_grad():
+            inputs.head(1).to(network.device).call(network.model)  # shows the weights that are made anew
+    return network
+
+
+def assemble(model: nn.Module, seen: Trace, units: tuple[Unit, ...], recipe: Recipe) -> QuantizedNetwork:
+    """As `prepare`, of a model that was traced and divided into units before; nothing is run."""
     network, _ = copy_model(model)
     fold_batch_norms(network, seen.batch_norms)
-    chosen = find_recipe(recipe, seen)
-    network, repeats = _with_quantizers(network, seen, chosen, skipped)
-    _name_float_products(seen)
-    network.eval()
-    if any(isinstance(module, QuantizedLayer) and not module.plain for module in network.modules()):
-        with torch.no_grad():
-            inputs.head(1).to(next(network.parameters()).device).call(network)  # shows the weights that are made anew
-    return QuantizedNetwork(network, seen, grouped, repeats, chosen)
+    network, repeats = _with_quantizers(network, seen, recipe)
+    return QuantizedNetwork(network.eval(), seen, units, repeats, recipe)
 
 
 def _name_float_products(seen: Trace) -> None:
@@ -187,7 +190,7 @@ def _name_float_products(seen: Trace) -> None:
     )
 
 
-def _with_quantizers(network: nn.Module, seen: Trace, recipe: Recipe, skip: Skip) -> tuple[nn.Module, Repeats]:
+def _with_quantizers(network: nn.Module, seen: Trace, recipe: Recipe) -> tuple[nn.Module, Repeats]:
     """The network with its quantized layers and matmuls in place, and what numbers their calls."""
     sites = {site.layer: site for each in seen.sites.values() for site in each if site.layer is not None}
     modules = dict(network.named_modules())
@@ -210,7 +213,7 @@ def _with_quantizers(network: nn.Module, seen: Trace, recipe: Recipe, skip: Skip
     if recipe.by_channel:
         for name in itertools.chain(*seen.norms.values()):
             network.get_submodule(name).input_quantizer = FakeQuantizer(symmetric=False, axis=-1)
-    redirect(network, seen.sites, skip.modules)
+    redirect(network, seen.sites, seen.in_float)
     repeats = Repeats()
     repeats.attach(network, {layer.name: layer.calls for layer in seen.layers})
     return network, repeats

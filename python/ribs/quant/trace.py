@@ -41,6 +41,7 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 SUMS: frozenset[Callable[..., Any]] = frozenset(
     {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 )
+VALUES = ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__")  # give numbers of a tensor
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,9 @@ class Trace:
         a sum is no layer's output.
     norms: by layer norm, the linears that read its output, where nothing else does.
     shares: (matmul, number of its call, operand) of each operand that is the output of a softmax.
+    sources: by layer, the parameters and buffers that its weights are or are computed from.
+    otherwise: parameters and buffers that are not only read to multiply by, as weights of layers.
+    in_float: the modules that are skipped.
     """
 
     layers: tuple[Layer, ...]
@@ -133,6 +137,9 @@ class Trace:
     sums: tuple[tuple[str, str], ...]
     norms: dict[str, tuple[str, ...]]
     shares: frozenset[tuple[str, int, int]]
+    sources: dict[str, tuple[str, ...]]
+    otherwise: tuple[str, ...]
+    in_float: tuple[str, ...]
 
 
 def trace(model: nn.Module, inputs: Inputs, skip: Skip | None = None, unfit: Reasons | None = None) -> Trace:
@@ -183,6 +190,7 @@ def _watch(model: nn.Module, inputs: Inputs, skip: Skip, quantizing: bool) -> tu
             watcher.origins[id(tensor)] = None
         output = inputs.call(model)
     watcher.count_uses(output)
+    watcher.read_otherwise(tensors(output))
     watcher.flow.returned(output)
     layers, skipped = watcher.layers(watcher.calls), watcher.layers(watcher.skipped)
     counted = sum(layer.macs for layer in (*layers, *skipped)) + sum(watcher.unquantized.values())
@@ -203,6 +211,9 @@ def _watch(model: nn.Module, inputs: Inputs, skip: Skip, quantizing: bool) -> tu
         tuple(watcher.sums),
         watcher.flow.absorbed(layer.name for layer in layers if layer.calls == 1),
         frozenset(watcher.flow.shares),
+        {name: tuple(sorted(sources)) for name, sources in watcher.sources.items()},
+        tuple(sorted(watcher.otherwise)),
+        skip.modules,
     )
     return found, watcher.unfit(quantizing)
 
@@ -253,6 +264,8 @@ class _Watcher(TorchFunctionMode):
         self.unquantized: Counter[str] = Counter()
         self.moments: list[str] = []
         self.sums: list[tuple[str, str]] = []
+        self.sources: dict[str, frozenset[str]] = {}
+        self.otherwise: set[str] = set()
         self.origins: dict[int, frozenset[str] | None] = {}
         self.flow = Flow()
         self._flops = flops
@@ -323,6 +336,9 @@ class _Watcher(TorchFunctionMode):
         mine = {name for name in seen if isinstance(self._modules.get(name), LAYER_TYPES)} | gone
         counted = {id(p) for name in mine for p in self._modules[name].parameters(recurse=False)}
         counted |= {tensor for tensor, names in self.origins.items() if names and names <= self._stored}
+        # An embedding that shares its tensor with a layer is there in float beside the layer's weights.
+        kept = self.otherwise & frozenset[str]().union(*self.sources.values())
+        counted -= {tensor for tensor, name in self._given.items() if name in kept}
         left = {id(p): p for module in self._modules.values() for p in module.parameters(recurse=False)}
         statistics = [
             buffer
@@ -357,6 +373,11 @@ class _Watcher(TorchFunctionMode):
         self._alive.update({id(tensor): tensor, id(memory): memory})
         self._born.setdefault(id(memory), len(self.moments) - 1)
 
+    def read_otherwise(self, tensors: Iterable[Any]) -> None:
+        """What these tensors were computed from is read, and not as weights of a layer."""
+        for tensor in tensors:
+            self.otherwise |= self._origin([tensor]) or set()
+
     def _origin(self, tensors: Iterable[Any]) -> frozenset[str] | None:
         """What a function of these tensors is computed from. A tensor that nothing is known of may be an input."""
         found: frozenset[str] = frozenset()
@@ -368,12 +389,16 @@ class _Watcher(TorchFunctionMode):
             found = found.union(*origins)  # type: ignore[arg-type]
         return found
 
-    def _follow(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    def _follow(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, product: bool
+    ) -> None:
         """When tensors are made and wanted, whose output they are and what they are computed from."""
         operands = tensors((args, kwargs))
         results = tensors(result)
         changed = [args[0]] if changes_first(func) and args and isinstance(args[0], Tensor) else []
         if not results and not changed:
+            if getattr(func, "__name__", "") in VALUES:
+                self.read_otherwise(operands)
             return  # a question for a shape or the like
         for tensor in [*operands, *results]:
             self.see(tensor)
@@ -381,6 +406,8 @@ class _Watcher(TorchFunctionMode):
             memory = id(memory_of(tensor))
             self._last[memory] = max(self._last.get(memory, -1), len(self.moments) - 1)
         origin = self._origin(operands)
+        if origin is None and not product:
+            self.read_otherwise(operands)
         for tensor in [*results, *changed, *map(memory_of, changed)]:
             self.origins[id(tensor)] = origin
         sources = [self._source[id(tensor)] for tensor in operands if id(tensor) in self._source]
@@ -430,7 +457,7 @@ class _Watcher(TorchFunctionMode):
         elif foreign := foreign_operator(func):
             self.unquantized[f"{frame.name} ({foreign}, which may multiply)"] += 0
         if frame.name not in self._plain:
-            self._follow(func, args, kwargs, result)
+            self._follow(func, args, kwargs, result, product is not None)
         if product is None:
             self.flow.follow(func, args, kwargs, result)
         if skipped:
@@ -455,6 +482,11 @@ class _Watcher(TorchFunctionMode):
             self.unquantized[frame.name] += macs
             return False
         left, right, added = product.values
+        self.read_otherwise(
+            value
+            for place, value in enumerate(product.values)
+            if value is not None and (skipped or place != site.weight)
+        )
         weight = None if site.weight is None else product.values[site.weight]
         biased = weight is not None and added is not None and ADDED not in site.inputs
         layers = self.skipped if skipped else self.calls
@@ -466,7 +498,10 @@ class _Watcher(TorchFunctionMode):
             if not skipped:
                 self._reads(site.layer, (left, right))
             return skipped
-        self._stored |= self._origin([weight, added] if biased else [weight]) or set()
+        sources = self._origin([weight]) or frozenset()
+        if not skipped:
+            self.sources[site.layer] = self.sources.get(site.layer, frozenset()) | sources
+        self._stored |= self._origin([weight, added]) or set() if biased else sources
         if site.layer == frame.name:
             module = self._modules[site.layer]
             frame.made = result

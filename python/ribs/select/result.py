@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib import import_module
 
 from torch import nn
 
@@ -132,6 +134,16 @@ class Result:
             f"{len(self.history)} iterations{ended}, {cost.forward_equivalents:.1f} forward equivalents, "
             f"{cost.seconds:.1f} s"
         )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all of it into a folder, for `ribs.load`: weights packed at their bits, everything else as JSON.
+
+        The folder appears whole, and takes the place of one that was saved before. docs/saving.md says what is in it.
+        Raises: FileExistsError for a path where something else is; ValueError for a model whose bits were changed
+            since; TypeError for quantizers or tensors of a kind that has no place in the format; OSError where the
+            disk is full or the path not writable, after which what was there still is.
+        """
+        import_module("ribs.io.saved").save(self, path)  # of the room above: known when it is needed
 
     def __str__(self) -> str:
         return self.summary()

@@ -18,6 +18,7 @@ from ribs.quant.reparameterize import reparameterize
 from ribs.quant.units import UnitScheme
 from ribs.select.algorithm import Algorithm, Name
 from ribs.select.bars import Bars, duration
+from ribs.select.bit_table import read_bits
 from ribs.select.budget import Budget
 from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties
 from ribs.select.cost import AnyBits, CostTable
@@ -285,7 +286,7 @@ def _check(**arguments: float | None) -> None:
 def quantize(
     model: nn.Module,
     loader: Iterable[Any],
-    bits: AnyBits,
+    bits: AnyBits | str | os.PathLike[str],
     *,
     units: UnitScheme = "layer",
     recipe: RecipeName | None = None,
@@ -298,9 +299,12 @@ def quantize(
     """Quantize a network at a given configuration.
 
     bits: an int for all units, a (weight bits, activation bits) pair for all, or a dict of these by unit; 32 is float.
+        Or the path of such a table: the bits.json or bits.csv of a saved result.
     The other arguments, and what is raised, are as for `ribs.search`.
     """
     started = time.perf_counter()
+    if isinstance(bits, (str, os.PathLike)):
+        bits = read_bits(bits)
     check_recipe(recipe)
     model = unwrap(model)
     batches = collect(model, loader, calibration_samples)
