@@ -74,7 +74,7 @@ def check_modules(content: Content, network: nn.Module) -> None:
         raise _other(f"it lacks {_module(saved[len(found)])}")
 
 
-def check_shape(name: str, here: torch.Tensor, dtype: object, shape: Iterable[int]) -> None:
+def _check_shape(name: str, here: torch.Tensor, dtype: object, shape: Iterable[int]) -> None:
     """Raises: FormatError naming a tensor of the model whose type or shape is not that saved."""
     if here.dtype != dtype or tuple(here.shape) != tuple(shape):
         raise _other(f"its {name!r} is {here.dtype} {tuple(here.shape)}, saved was {dtype} {tuple(shape)}")
@@ -150,7 +150,7 @@ def _check_place(layer: Layer, packed: SavedWeight | None, modules: dict[str, nn
     weight = module._parameters.get("weight")
     if weight is None:
         raise _other(f"its {layer.name!r} has no weights of its own")
-    check_shape(f"{layer.name}.weight", weight, torch.float32, packed.shape)
+    _check_shape(f"{layer.name}.weight", weight, torch.float32, packed.shape)
 
 
 def _is_norm_of(norm: nn.Module | None, layer: nn.Module | None) -> bool:
