@@ -69,7 +69,7 @@ class Residual(nn.Module):
         super().__init__()
         self.stem = conv(1, 16, 2)
         self.blocks = nn.ModuleList([nn.Sequential(conv(16, 16), nn.ReLU(), conv(16, 16)) for _ in range(2)])
-        self.head = nn.Linear(16 * 16, 10)
+        self.head = nn.Linear(16 * 4, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.avg_pool2d(self.stem(x).relu(), 2)
@@ -86,7 +86,7 @@ class Gated(nn.Module):
         self.stem = conv(1, 16, 2)
         self.values = nn.ModuleList([conv(16, 16) for _ in range(2)])
         self.gates = nn.ModuleList([conv(16, 16) for _ in range(2)])
-        self.head = nn.Linear(16 * 16, 10)
+        self.head = nn.Linear(16 * 4, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.avg_pool2d(self.stem(x).relu(), 2)

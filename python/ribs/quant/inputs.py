@@ -93,7 +93,8 @@ def as_inputs(model: nn.Module, batch: Any) -> Inputs:
 def collect(model: nn.Module, loader: Iterable[Any], samples: int) -> list[Inputs]:
     """The calibration set: exactly the loader's first `samples` samples (fewer if it has fewer), batch by batch.
 
-    Raises: TypeError for unreadable batches; ValueError for an empty loader, `samples` < 1 or NaN/Inf inputs.
+    Raises: TypeError for unreadable batches; ValueError for an empty loader, `samples` < 1, and inputs that hold
+        NaN, Inf or, on the meta device, nothing.
     """
     if samples < 1:
         raise ValueError(f"[ribs] calibration_samples={samples} is not allowed; give at least 1")
@@ -105,6 +106,8 @@ def collect(model: nn.Module, loader: Iterable[Any], samples: int) -> list[Input
             continue
         inputs = inputs.head(left) if inputs.samples > left else inputs
         for tensor in inputs.tensors:
+            if tensor.is_meta:
+                raise ValueError(f"[ribs] batch {len(batches)} of the loader is on the meta device and holds no values")
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise ValueError(f"[ribs] batch {len(batches)} of the loader holds NaN or Inf; clean the data first")
         batches.append(inputs)

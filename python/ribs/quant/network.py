@@ -179,6 +179,8 @@ def check_model(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if parameter.dtype is not torch.float32:
             raise TypeError(f"[ribs] parameter {name!r} is {parameter.dtype}; ribs needs float32: call model.float()")
+        if parameter.is_meta:
+            raise ValueError(f"[ribs] parameter {name!r} is on the meta device and holds no values; load the weights")
         if not bool(torch.isfinite(parameter).all()):
             raise ValueError(f"[ribs] parameter {name!r} holds NaN or Inf")
         devices.add(str(parameter.device))
