@@ -198,7 +198,7 @@ def main() -> None:
         inputs = [Inputs((x,), {}) for x, _ in batches("train", 1, options.samples, 1, seed=100)]
         network = prepare(model, inputs[0], "layer")
         table = CostTable.of(network.trace, network.units)
-        calibrate(network, inputs, sorted({*BITS, 8}))
+        calibrate(network, inputs, BITS)
         print(f"\n{name}: {accuracy(model, images, labels):.2f} % top-1 in float", flush=True)
         rows = []
         for resource in options.resources:
@@ -213,8 +213,8 @@ def main() -> None:
             rows += [[resource, algorithm, *row(landed, work)] for algorithm, landed in found.items()]
             for algorithm, landed in found.items():
                 far = Counter(one.bound for one in landed if one.excess() > NEAR)
-                missed = ", ".join(f"{bound} with {count}" for bound, count in far.items())
-                print(f"{algorithm} is farther from the optimum at {missed or 'none'} of the seeds", flush=True)
+                missed = ", ".join(f"{bound} ({count} seeds)" for bound, count in far.items())
+                print(f"{algorithm}, farther than 1 % from the optimum: {missed or 'nowhere'}", flush=True)
         print(text_table(header, rows, right=range(2, len(header))))
         print(f"{time.perf_counter() - started:.0f} s", flush=True)
 
