@@ -25,8 +25,9 @@ from ribs.select.algorithm import Algorithm, Name
 from ribs.select.cost import CostTable
 from ribs.select.loss import kl_divergence
 from ribs.select.plan import Plan, make_plan
+from ribs.select.rivals.feasible import fits
 from ribs.select.samples import Choice
-from ribs.select.sensitivity import Losses, Sensitivity
+from ribs.select.sensitivity import Key, Losses, Sensitivity
 from ribs.select.table import text_table
 
 WORKS = (25, 50, 100)  # forward equivalents at which the searches are compared
@@ -45,9 +46,19 @@ class Found:
         return min((loss for spent, loss in self.curve if spent <= work), default=np.inf)
 
 
-def search(network: QuantizedNetwork, inputs: list[Inputs], plan: Plan, name: Name, seed: int) -> tuple[Found, Choice]:
-    """Search with every loss watched as it is measured."""
-    sensitivity = Sensitivity(network, inputs, plan.candidates, kl_divergence)
+def search(
+    network: QuantizedNetwork,
+    inputs: list[Inputs],
+    plan: Plan,
+    name: Name,
+    seed: int,
+    measured: dict[Key, Losses] | None = None,
+) -> tuple[Found, Choice]:
+    """Search with every loss watched as it is measured.
+
+    measured: losses that are known and not measured again, but watched and counted like all others.
+    """
+    sensitivity = Sensitivity(network, inputs, plan.candidates, kl_divergence, known=measured)
     known: dict[Choice, list[Losses]] = defaultdict(list)
     curve: list[tuple[float, float]] = []
 
@@ -63,10 +74,6 @@ def search(network: QuantizedNetwork, inputs: list[Inputs], plan: Plan, name: Na
     found = Found(trace.best_loss, sensitivity.forward_equivalents, curve)
     assert found.at(np.inf) == trace.best_loss  # what is returned is the best that was measured
     return found, trace.best_choice
-
-
-def fits(plan: Plan, choice: Choice) -> bool:
-    return all(plan.table.bops(plan.configuration(choice)) <= limit for limit in plan.limits.values())
 
 
 def compare(model: nn.Module, calibration: list[Tensor], units: str, bops: str, seeds: int) -> list[list[str]]:

@@ -73,6 +73,11 @@ def test_non_finite_inputs(bad):
         collect(nn.Identity(), [X, torch.tensor([[bad]])], 10)
 
 
+def test_inputs_without_values():
+    with pytest.raises(ValueError, match="batch 1 of the loader is on the meta device and holds no values"):
+        collect(nn.Identity(), [X, X.to("meta")], 10)
+
+
 @pytest.mark.parametrize(("loader", "samples", "message"), [([], 10, "no samples"), ([X], 0, "at least 1")])
 def test_nothing_to_calibrate_on(loader, samples, message):
     with pytest.raises(ValueError, match=message):

@@ -72,6 +72,12 @@ def two_dtypes() -> nn.Module:
     return model
 
 
+def on_meta() -> nn.Module:
+    model = small()
+    model[3].to("meta")
+    return model
+
+
 def training_norm() -> nn.Module:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     model[1].train()
@@ -83,10 +89,11 @@ def training_norm() -> nn.Module:
     [
         (nan_weight(), ValueError, "- 3: its weight holds NaN or Inf"),
         (two_dtypes(), ValueError, "- 3: its (weight|bias) is torch.float16.*float"),
+        (on_meta(), ValueError, "on several devices .*meta"),
         (training_norm(), ValueError, "1 is in training mode"),
         (small().train(), ValueError, "Sequential is in training mode"),
     ],
-    ids=["nan weight", "half", "norm in training", "training"],
+    ids=["nan weight", "half", "meta", "norm in training", "training"],
 )
 def test_unfit_models(model, error, message):
     with pytest.raises(error, match=message):

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from ribs.select.surrogate import COMMON, DEVIATION, NOISES, OWN, PAIR, LossModel
+from ribs.select.surrogate import COMMON, DEVIATION, GROWTHS, NOISES, OWN, PAIR, LossModel
 
 TIED = [[(b, b) for b in (2, 3, 4, 8)]] * 3
 APART = [[(w, a) for w in (2, 4) for a in (3, 8)]] * 3
@@ -29,15 +29,15 @@ def measured(bits, count=12, seed=0):
 
 
 class Twin:
-    """The posterior of L(b) for one share of noise, from covariances of single pairs of configurations."""
+    """The posterior of L(b) for one noise, from covariances of single pairs of configurations."""
 
-    def __init__(self, bits, choices, losses, errors, noise):
+    def __init__(self, bits, choices, losses, errors, noise, growth):
         self.bits, self.choices = bits, choices
         self.most = max(4.0 ** -min(pair) for row in bits for pair in row)
         self.unit = abs(losses[0])
         self.slope = 1 / sum(map(sum, self.powers(choices[0])))
         y = [loss / self.unit for loss in losses]
-        ahead = [noise * (1 + abs(value - y[0])) for value in y]
+        ahead = [noise * (1 + abs(value - y[0])) ** growth for value in y]
         covariance = [
             [
                 self.prior(a, b) + (i == j) * (ahead[i] ** 2 + (errors[i] / self.unit) ** 2)
@@ -92,9 +92,10 @@ def test_effects_and_their_errors(bits, error):
     errors = error * np.arange(len(losses)) / len(losses)
     model = LossModel(bits)
     model.fit(choices, losses, errors)
-    twins = [Twin(bits, choices, losses, errors, noise) for noise in NOISES]
-    twin = max(twins, key=lambda twin: twin.likelihood)
-    assert model.noise == NOISES[twins.index(twin)]
+    twins = {each: Twin(bits, choices, losses, errors, *each) for each in itertools.product(NOISES, GROWTHS)}
+    likeliest = max(twins, key=lambda each: twins[each].likelihood)
+    assert (model.noise, model.growth) == likeliest
+    twin = twins[likeliest]
     reference = choices[3]
     effects, spread = model.effects(reference), model.errors(reference)
     for i, k in itertools.product(range(3), range(4)):
@@ -109,7 +110,7 @@ def test_draws_have_the_mean_and_the_covariance_of_the_posterior():
     choices, losses = measured(TIED)
     model = LossModel(TIED)
     model.fit(choices, losses, np.zeros(len(losses)))
-    twin = Twin(TIED, choices, losses, np.zeros(len(losses)), model.noise)
+    twin = Twin(TIED, choices, losses, np.zeros(len(losses)), model.noise, model.growth)
     rng, reference = np.random.default_rng(0), choices[3]
     draws = np.array([model.drawn_effects(reference, rng) for _ in range(4000)])
     for one, two in [((0, 0), (0, 0)), ((0, 0), (1, 0)), ((1, 1), (1, 0)), ((2, 3), (2, 3)), ((2, 0), (0, 2))]:
@@ -135,6 +136,27 @@ def test_an_additive_loss_is_found_out_and_its_noise_is_small():
     for choice in every[::50]:
         true = 1 + sum(s * 4.0**-k for s, k in zip(slopes, choice, strict=True))
         assert model.predict([choice])[0] == pytest.approx(true, rel=0.05)
+
+
+def test_a_few_losses_far_above_the_others_do_not_blur_these():
+    """At the lowest bits of any unit losses are 30 times as high, and of two units 900 times; elsewhere they add up."""
+    bits = [[(b, b) for b in range(2, 9)]] * 4
+    slopes = (2.0, 1.0, 4.0, 0.1)
+
+    def loss(choice):
+        return (1 + sum(s * 4.0**-k for s, k in zip(slopes, choice, strict=True))) * 30.0 ** choice.count(0)
+
+    every = list(itertools.product(range(7), repeat=4))
+    others, far = [c for c in every if 0 not in c], [c for c in every if c.count(0) in (1, 2)]
+    rng = np.random.default_rng(0)
+    choices = [
+        kind[i] for kind, count in ((others, 40), (far, 12)) for i in rng.choice(len(kind), count, replace=False)
+    ]
+    model = LossModel(bits)
+    model.fit(choices, np.array([loss(choice) for choice in choices]), np.zeros(len(choices)))
+    assert model.noise == min(NOISES)
+    for choice in others[::20]:
+        assert model.predict([choice])[0] == pytest.approx(loss(choice), rel=0.02)
 
 
 def test_losses_below_zero_and_all_the_same_are_fitted():

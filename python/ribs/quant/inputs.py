@@ -99,7 +99,7 @@ def collect(model: nn.Module, loader: Iterable[Any], samples: int) -> list[Input
     """The calibration set: exactly the loader's first `samples` samples (fewer if it has fewer), batch by batch.
 
     Raises: TypeError for unreadable batches; ValueError for an empty loader, `samples` < 1, sequences of no length, and
-        inputs that hold NaN or Inf; -Inf is left to what reads it, as masks hold it.
+        inputs that hold NaN, Inf or, on the meta device, nothing; -Inf is left to what reads it, as masks hold it.
     """
     if samples < 1:
         raise ValueError(f"[ribs] calibration_samples={samples} is not allowed; give at least 1")
@@ -116,6 +116,8 @@ def collect(model: nn.Module, loader: Iterable[Any], samples: int) -> list[Input
                     f"[ribs] batch {len(batches)} of the loader holds a tensor of shape {tuple(tensor.shape)}, which "
                     "is empty; leave out what has no length"
                 )
+            if tensor.is_meta:
+                raise ValueError(f"[ribs] batch {len(batches)} of the loader is on the meta device and holds no values")
             if tensor.is_floating_point() and not bool((tensor < torch.inf).all()):
                 raise ValueError(f"[ribs] batch {len(batches)} of the loader holds NaN or Inf; clean the data first")
         batches.append(inputs)

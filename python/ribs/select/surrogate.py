@@ -7,13 +7,14 @@ Algorithm 1 takes the sum of changes measured one by one for the change of all t
 and what is measured of whole configurations informs the effects of all their units. The prior is Gaussian. f_i: the
 power of quantization noise, 4^-bits, times a slope, one for all units and one for each, for weights and activations
 apart, and a deviation for each bit-width of each unit. g_ij: for each pair of units near each other, the product of
-their amplitudes, 2^-bits, of either sign, since their errors add up or cancel. What is left, e(b), is a noise in
-proportion to the loss, so that configurations unlike the reference inform less; its share is that of the greatest
-marginal likelihood. Plain numpy; choices are tuples of indices into the candidates.
+their amplitudes, 2^-bits, of either sign, since their errors add up or cancel. What is left, e(b), is a noise that
+grows with a power of the loss, so that configurations unlike the reference inform less; its share of the loss and the
+power are those of the greatest marginal likelihood. Plain numpy; choices are tuples of indices into the candidates.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,7 +31,10 @@ MOST = 500  # configurations fitted: the work grows with their cube
 COMMON, OWN, DEVIATION = 20.0, 20.0, 5.0
 PAIR = 20.0  # over the number of units, so that the partners of a unit do not outweigh it
 REACH = 16  # units between which a pair may lie: what is near interacts most, and the number of pairs stays in bounds
-NOISES = tuple(float(noise) for noise in np.geomspace(0.02, 1.0, 12))  # tried, as shares of the loss
+NOISES = tuple(float(noise) for noise in np.geomspace(0.02, 1.0, 8))  # tried, as shares of the loss
+# Powers of the loss, tried with each of these. Where a few candidates are a thousand times worse than all others, a
+# noise in proportion to the loss would be chosen for them, and be far too large for the others.
+GROWTHS = (1.0, 1.5, 2.0)
 
 
 class LossModel:
@@ -68,7 +72,10 @@ class LossModel:
         self._slope = 1.0 / float(self._power[np.arange(self.units), rows[0]].sum())
         self._rows = self._features(rows)
         kernel = self._rows @ self._rows.T
-        fits = [_Fit(share, kernel, scaled, np.hypot(share * spread, errors)) for share in NOISES]
+        fits = [
+            _Fit(share, growth, kernel, scaled, np.hypot(share * spread**growth, errors))
+            for share, growth in itertools.product(NOISES, GROWTHS)
+        ]
         self._fit = max(fits, key=lambda fit: fit.likelihood)
         self._weights = self._rows.T @ np.linalg.solve(self._fit.factor.T, self._fit.residual)
 
@@ -76,6 +83,11 @@ class LossModel:
     def noise(self) -> float:
         """The error of the model for a configuration as good as the reference, as a share of its loss."""
         return self._fit.share
+
+    @property
+    def growth(self) -> float:
+        """The power of the loss with which this error grows away from the reference."""
+        return self._fit.growth
 
     def effects(self, reference: Choice) -> Array:
         """[N, K] the expected change of the loss when one unit alone leaves the reference."""
@@ -139,15 +151,16 @@ class LossModel:
 
 
 class _Fit:
-    """A fit with one size of the noise.
+    """A fit with one noise.
 
-    share: this size.  noise: standard deviations of the losses.
+    share: of a loss like the reference's.  growth: the power by which that of others is larger.  noise: standard
+        deviations of the losses.
     factor: of the covariance (Cholesky).  mean: the likeliest.  residual: whitened.  likelihood: its logarithm, up to
         a constant.
     """
 
-    def __init__(self, share: float, kernel: Array, values: Array, noise: Array) -> None:
-        self.share, self.noise = share, noise
+    def __init__(self, share: float, growth: float, kernel: Array, values: Array, noise: Array) -> None:
+        self.share, self.growth, self.noise = share, growth, noise
         self.factor = np.linalg.cholesky(kernel + np.diag(noise**2))
         whitened = np.linalg.solve(self.factor, np.stack([values, np.ones_like(values)], axis=1))
         self.mean = float(whitened[:, 0] @ whitened[:, 1] / (whitened[:, 1] @ whitened[:, 1]))
