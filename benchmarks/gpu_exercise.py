@@ -80,6 +80,23 @@ def quantize(device: torch.device) -> None:
         same(f"quantize {case}, out=", ops.quantize(there, *arguments, out=out), wanted)
 
 
+def soft_round(device: torch.device) -> None:
+    for case, grad, x, rest in quantizations(device):
+        if x.dtype != torch.float32:
+            continue
+        for beta in (0.0, 7.5):
+            found = []
+            for there in (torch.device("cpu"), device):
+                alpha = (grad * 4).to(there).requires_grad_()
+                values, penalty = ops.soft_round(x.to(there), alpha, *on(there, rest), beta=beta)
+                gradient = torch.autograd.grad((values * x.to(there).nan_to_num(posinf=3.0)).sum() + penalty, alpha)
+                found.append((values.detach(), *gradient, penalty.detach()))
+            (values, gradient, penalty), there = found[0], found[1]
+            same(f"soft_round {case}", there[0], values)
+            same(f"soft_round {case}, gradient", there[1], gradient)
+            same(f"soft_round {case}, penalty", there[2], penalty, rtol=1e-6, atol=1e-6)
+
+
 def search_steps(device: torch.device) -> None:
     # Every vector of codes, a fine grid, a histogram of the row, and a sketch.
     for rows, n in [(1, 1), (3, 27), (2, 64), (2, 1025), (2, 20001)]:
@@ -121,6 +138,7 @@ EXERCISES: dict[str, Callable[[torch.device], None]] = {
     "fake_quantize_backward": fake_quantize_backward,
     "quantize": quantize,
     "search_steps": search_steps,
+    "soft_round": soft_round,
     "sketch": sketch,
     "config_cost": config_cost,
     "pack_bits": packed,

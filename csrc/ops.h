@@ -40,6 +40,36 @@ struct FakeQuantizeBackwardParams {
     int64_t qmin, qmax;
 };
 
+/// All but step and zero_point, which are [channels], are [outer, channels, inner] in memory order. `penalty`
+/// is one number, the sum of the penalties; beta = 0 is no penalty. `partials` holds soft_round_partials()
+/// doubles of workspace, on CUDA only.
+struct SoftRoundParams {
+    const float* weight;
+    const float* alpha;
+    const float* step;
+    const int32_t* zero_point;
+    float* out;
+    float* penalty;
+    double* partials;
+    int64_t outer, channels, inner;
+    int64_t qmin, qmax;
+    float beta;
+};
+
+/// As above; grad_penalty is one number.
+struct SoftRoundBackwardParams {
+    const float* grad;
+    const float* grad_penalty;
+    const float* weight;
+    const float* alpha;
+    const float* step;
+    const int32_t* zero_point;
+    float* grad_alpha;
+    int64_t outer, channels, inner;
+    int64_t qmin, qmax;
+    float beta;
+};
+
 /// x is [rows, n]; step, zero_point, mse and lower_bound are [bits_count, rows]. `nonfinite` receives the
 /// number of rows with NaN or infinities, for which the other outputs are not written.
 struct SearchStepsParams {
@@ -104,6 +134,8 @@ struct ConfigCostParams {
 
 /// Number of doubles the CUDA backward pass wants as workspace.
 int64_t fake_quantize_partials(int64_t outer, int64_t channels, int64_t inner);
+/// Number of doubles the CUDA soft rounding of so many weights wants as workspace.
+int64_t soft_round_partials(int64_t count);
 /// Number of bytes the CUDA search wants as workspace.
 int64_t search_steps_workspace(int64_t rows, int64_t n, bool exact);
 
@@ -114,6 +146,10 @@ void fake_quantize(const FakeQuantizeParams& p, int threads);
 bool quantize(const FakeQuantizeParams& p, int threads);
 /// LSQ gradients of x and the step.
 void fake_quantize_backward(const FakeQuantizeBackwardParams& p, int threads);
+/// Weights between their two neighbours, and the sum of the penalties for it.
+void soft_round(const SoftRoundParams& p, int threads);
+/// The gradient of alpha.
+void soft_round_backward(const SoftRoundBackwardParams& p, int threads);
 /// MSE-optimal steps of every row for every bit-width.
 void search_steps(const SearchStepsParams& p, int threads);
 /// Reads n values once and fills the sketch, rows included.
@@ -135,6 +171,10 @@ void fake_quantize(const FakeQuantizeParams& p, Stream stream);
 void quantize(const FakeQuantizeParams& p, Stream stream);
 /// LSQ gradients of x and the step.
 void fake_quantize_backward(const FakeQuantizeBackwardParams& p, Stream stream);
+/// Weights between their two neighbours, and the sum of the penalties for it.
+void soft_round(const SoftRoundParams& p, Stream stream);
+/// The gradient of alpha.
+void soft_round_backward(const SoftRoundBackwardParams& p, Stream stream);
 /// MSE-optimal steps of every row for every bit-width.
 void search_steps(const SearchStepsParams& p, Stream stream);
 /// Reads n values twice and fills the sketch.

@@ -6,6 +6,7 @@ PYBIND11_MODULE(_core, m) {
     m.doc() = "Native operators of ribs; called by ribs.ops only.";
     ribs::bindings::register_build(m);
     ribs::bindings::register_fake_quantize(m);
+    ribs::bindings::register_soft_round(m);
     ribs::bindings::register_search_steps(m);
     ribs::bindings::register_sketch(m);
     ribs::bindings::register_config_cost(m);

@@ -86,6 +86,53 @@ void register_fake_quantize(py::module_& m) {
         py::call_guard<py::gil_scoped_release>());
 }
 
+void register_soft_round(py::module_& m) {
+    m.def("soft_round_partials", &soft_round_partials);
+    m.def(
+        "soft_round",
+        [](uintptr_t weight, uintptr_t alpha, uintptr_t step, uintptr_t zero_point, uintptr_t out,
+           uintptr_t penalty, uintptr_t partials, int64_t outer, int64_t channels, int64_t inner,
+           int64_t qmin, int64_t qmax, float beta, int threads, uintptr_t stream) {
+            const SoftRoundParams p{pointer<const float>(weight),
+                                    pointer<const float>(alpha),
+                                    pointer<const float>(step),
+                                    pointer<const int32_t>(zero_point),
+                                    pointer<float>(out),
+                                    pointer<float>(penalty),
+                                    pointer<double>(partials),
+                                    outer,
+                                    channels,
+                                    inner,
+                                    qmin,
+                                    qmax,
+                                    beta};
+            threads > 0 ? cpu::soft_round(p, threads) : cuda::soft_round(p, pointer<void>(stream));
+        },
+        py::call_guard<py::gil_scoped_release>());
+    m.def(
+        "soft_round_backward",
+        [](uintptr_t grad, uintptr_t grad_penalty, uintptr_t weight, uintptr_t alpha, uintptr_t step,
+           uintptr_t zero_point, uintptr_t grad_alpha, int64_t outer, int64_t channels, int64_t inner,
+           int64_t qmin, int64_t qmax, float beta, int threads, uintptr_t stream) {
+            const SoftRoundBackwardParams p{pointer<const float>(grad),
+                                            pointer<const float>(grad_penalty),
+                                            pointer<const float>(weight),
+                                            pointer<const float>(alpha),
+                                            pointer<const float>(step),
+                                            pointer<const int32_t>(zero_point),
+                                            pointer<float>(grad_alpha),
+                                            outer,
+                                            channels,
+                                            inner,
+                                            qmin,
+                                            qmax,
+                                            beta};
+            threads > 0 ? cpu::soft_round_backward(p, threads)
+                        : cuda::soft_round_backward(p, pointer<void>(stream));
+        },
+        py::call_guard<py::gil_scoped_release>());
+}
+
 namespace {
 
 std::vector<int32_t> bit_widths(const py::tuple& bits) {

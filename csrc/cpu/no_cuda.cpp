@@ -9,6 +9,10 @@ int64_t fake_quantize_partials(int64_t, int64_t, int64_t) {
     return 0;
 }
 
+int64_t soft_round_partials(int64_t) {
+    return 0;
+}
+
 int64_t search_steps_workspace(int64_t, int64_t, bool) {
     return 0;
 }
@@ -31,6 +35,12 @@ void quantize(const FakeQuantizeParams&, Stream) {
 }
 void fake_quantize_backward(const FakeQuantizeBackwardParams&, Stream) {
     refuse("fake_quantize_backward");
+}
+void soft_round(const SoftRoundParams&, Stream) {
+    refuse("soft_round");
+}
+void soft_round_backward(const SoftRoundBackwardParams&, Stream) {
+    refuse("soft_round_backward");
 }
 void search_steps(const SearchStepsParams&, Stream) {
     refuse("search_steps");

@@ -50,6 +50,43 @@ def fake_quantize_backward(
     stream: int,
     /,
 ) -> None: ...
+def soft_round_partials(count: int, /) -> int: ...
+def soft_round(
+    weight: int,
+    alpha: int,
+    step: int,
+    zero_point: int,
+    out: int,
+    penalty: int,
+    partials: int,
+    outer: int,
+    channels: int,
+    inner: int,
+    qmin: int,
+    qmax: int,
+    beta: float,
+    threads: int,
+    stream: int,
+    /,
+) -> None: ...
+def soft_round_backward(
+    grad: int,
+    grad_penalty: int,
+    weight: int,
+    alpha: int,
+    step: int,
+    zero_point: int,
+    grad_alpha: int,
+    outer: int,
+    channels: int,
+    inner: int,
+    qmin: int,
+    qmax: int,
+    beta: float,
+    threads: int,
+    stream: int,
+    /,
+) -> None: ...
 def search_steps_workspace(rows: int, n: int, exact: bool, /) -> int: ...
 def search_steps(
     x: int,

@@ -6,6 +6,7 @@ from ribs.ops.codes import quantize
 from ribs.ops.cost import config_cost
 from ribs.ops.packing import pack_bits, unpack_bits
 from ribs.ops.quantize import fake_quantize, fake_quantize_backward
+from ribs.ops.rounding import soft_round
 from ribs.ops.sketch import Sketch
 from ribs.ops.steps import search_steps, sketch
 from ribs.ops.twin import ConfigCost, StepSearch
@@ -22,6 +23,7 @@ __all__ = [
     "quantize",
     "search_steps",
     "sketch",
+    "soft_round",
     "twin",
     "unpack_bits",
 ]

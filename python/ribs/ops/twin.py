@@ -64,6 +64,56 @@ def fake_quantize_backward(
     return out, total.to(step.dtype).reshape(step.shape)
 
 
+def soft_round(
+    weight: Tensor,
+    alpha: Tensor,
+    step: Tensor,
+    zero_point: Tensor,
+    qmin: int,
+    qmax: int,
+    axis: int | None = None,
+    *,
+    beta: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Round weights between their two neighbours; see `ribs.ops.soft_round`."""
+    u, step, low, high = _relative(weight, step, zero_point, qmin, qmax, axis)
+    h, _ = _upward(alpha)
+    values = ((u.floor() + h).clamp(low, high) + 0.0) * step
+    penalty = 1 - (2 * _widest(h) - 1).abs().pow(beta)
+    return torch.empty_like(weight).copy_(values), penalty.sum().to(weight.dtype)
+
+
+def soft_round_backward(
+    grad: Tensor,
+    grad_penalty: Tensor,
+    weight: Tensor,
+    alpha: Tensor,
+    step: Tensor,
+    zero_point: Tensor,
+    qmin: int,
+    qmax: int,
+    axis: int | None,
+    beta: float,
+) -> Tensor:
+    """Give the gradient of alpha."""
+    u, step, low, high = _relative(weight, step, zero_point, qmin, qmax, axis)
+    h, slope = _upward(alpha)
+    code = u.floor() + h
+    total = torch.where((code >= low) & (code <= high), grad * step, 0.0)
+    if beta > 0:
+        side = 2 * h - 1
+        total = total - grad_penalty * 2 * beta * side.abs().pow(beta - 1) * side.sign()
+    return torch.empty_like(weight).copy_(total * slope)
+
+
+def _upward(alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Give h of AdaRound, and its derivative."""
+    sigmoid = alpha.sigmoid()
+    stretched = 1.2 * sigmoid - 0.1
+    inside = (stretched >= 0) & (stretched <= 1)
+    return stretched.clamp(0, 1), torch.where(inside, 1.2 * sigmoid * (1 - sigmoid), 0.0)
+
+
 def _relative(
     x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
