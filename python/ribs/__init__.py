@@ -12,26 +12,34 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ribs import ops as ops
     from ribs.ops import build_info as build_info
+    from ribs.recon.methods import BRECQ as BRECQ
+    from ribs.recon.methods import AdaRound as AdaRound
+    from ribs.recon.methods import QDrop as QDrop
     from ribs.select.budget import Budget as Budget
     from ribs.select.compare import Comparison as Comparison
     from ribs.select.compare import compare as compare
     from ribs.select.cost import CostTable as CostTable
     from ribs.select.cost import count as count
     from ribs.select.errors import InfeasibleBudgetError as InfeasibleBudgetError
+    from ribs.select.reconstruct import reconstruct as reconstruct
     from ribs.select.result import Result as Result
     from ribs.select.run import quantize as quantize
     from ribs.select.run import search as search
 
 _HOME = {
+    "AdaRound": "ribs.recon.methods",
+    "BRECQ": "ribs.recon.methods",
     "Budget": "ribs.select.budget",
     "Comparison": "ribs.select.compare",
     "CostTable": "ribs.select.cost",
     "InfeasibleBudgetError": "ribs.select.errors",
+    "QDrop": "ribs.recon.methods",
     "Result": "ribs.select.result",
     "build_info": "ribs.ops",
     "compare": "ribs.select.compare",
     "count": "ribs.select.cost",
     "quantize": "ribs.select.run",
+    "reconstruct": "ribs.select.reconstruct",
     "search": "ribs.select.run",
 }
 __all__ = ["__version__", "ops", *_HOME]
