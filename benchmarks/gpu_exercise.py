@@ -97,6 +97,21 @@ def soft_round(device: torch.device) -> None:
             same(f"soft_round {case}, penalty", there[2], penalty, rtol=1e-6, atol=1e-6)
 
 
+def drop(device: torch.device) -> None:
+    for case, grad, x, rest in quantizations(device):
+        if x.dtype != torch.float32 or rest[-1] is not None:
+            continue
+        found = []
+        for there in (torch.device("cpu"), device):
+            leaf, step, *codes = on(there, (x, *rest[:-1]))
+            leaf, step = leaf.clone().requires_grad_(), step.clone().requires_grad_()
+            y = ops.drop(leaf, step, *codes, keep=0.5, seed=2**40 + 7)
+            found.append((y.detach(), *torch.autograd.grad(y, (leaf, step), grad.to(there))))
+        for part, want in zip(found[1][:2], found[0][:2], strict=True):
+            same(f"drop {case}", part, want)
+        same(f"drop {case}, gradient of the step", found[1][2], found[0][2], rtol=1e-5, atol=1e-5)
+
+
 def search_steps(device: torch.device) -> None:
     # Every vector of codes, a fine grid, a histogram of the row, and a sketch.
     for rows, n in [(1, 1), (3, 27), (2, 64), (2, 1025), (2, 20001)]:
@@ -134,6 +149,7 @@ def packed(device: torch.device) -> None:
 
 
 EXERCISES: dict[str, Callable[[torch.device], None]] = {
+    "drop": drop,
     "fake_quantize": fake_quantize,
     "fake_quantize_backward": fake_quantize_backward,
     "quantize": quantize,

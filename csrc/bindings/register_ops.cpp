@@ -133,6 +133,52 @@ void register_soft_round(py::module_& m) {
         py::call_guard<py::gil_scoped_release>());
 }
 
+void register_drop(py::module_& m) {
+    m.def("drop_partials", &drop_partials);
+    m.def(
+        "drop",
+        [](uintptr_t x, uintptr_t step, uintptr_t zero_point, uintptr_t out, int64_t count, int64_t qmin,
+           int64_t qmax, uint32_t first, uint32_t second, int32_t kept, int threads, uintptr_t stream) {
+            const DropParams p{pointer<const float>(x),
+                               pointer<const float>(step),
+                               pointer<const int32_t>(zero_point),
+                               pointer<float>(out),
+                               1,
+                               1,
+                               count,
+                               qmin,
+                               qmax,
+                               first,
+                               second,
+                               kept};
+            threads > 0 ? cpu::drop(p, threads) : cuda::drop(p, pointer<void>(stream));
+        },
+        py::call_guard<py::gil_scoped_release>());
+    m.def(
+        "drop_backward",
+        [](uintptr_t grad, uintptr_t x, uintptr_t step, uintptr_t zero_point, uintptr_t grad_x,
+           uintptr_t grad_step, uintptr_t partials, int64_t count, int64_t qmin, int64_t qmax, uint32_t first,
+           uint32_t second, int32_t kept, int threads, uintptr_t stream) {
+            const DropBackwardParams p{pointer<const float>(grad),
+                                       pointer<const float>(x),
+                                       pointer<const float>(step),
+                                       pointer<const int32_t>(zero_point),
+                                       pointer<float>(grad_x),
+                                       pointer<float>(grad_step),
+                                       pointer<double>(partials),
+                                       1,
+                                       1,
+                                       count,
+                                       qmin,
+                                       qmax,
+                                       first,
+                                       second,
+                                       kept};
+            threads > 0 ? cpu::drop_backward(p, threads) : cuda::drop_backward(p, pointer<void>(stream));
+        },
+        py::call_guard<py::gil_scoped_release>());
+}
+
 namespace {
 
 std::vector<int32_t> bit_widths(const py::tuple& bits) {

@@ -13,6 +13,10 @@ int64_t soft_round_partials(int64_t) {
     return 0;
 }
 
+int64_t drop_partials(int64_t) {
+    return 0;
+}
+
 int64_t search_steps_workspace(int64_t, int64_t, bool) {
     return 0;
 }
@@ -41,6 +45,12 @@ void soft_round(const SoftRoundParams&, Stream) {
 }
 void soft_round_backward(const SoftRoundBackwardParams&, Stream) {
     refuse("soft_round_backward");
+}
+void drop(const DropParams&, Stream) {
+    refuse("drop");
+}
+void drop_backward(const DropBackwardParams&, Stream) {
+    refuse("drop_backward");
 }
 void search_steps(const SearchStepsParams&, Stream) {
     refuse("search_steps");

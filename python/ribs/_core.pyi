@@ -87,6 +87,40 @@ def soft_round_backward(
     stream: int,
     /,
 ) -> None: ...
+def drop_partials(count: int, /) -> int: ...
+def drop(
+    x: int,
+    step: int,
+    zero_point: int,
+    out: int,
+    count: int,
+    qmin: int,
+    qmax: int,
+    first: int,
+    second: int,
+    kept: int,
+    threads: int,
+    stream: int,
+    /,
+) -> None: ...
+def drop_backward(
+    grad: int,
+    x: int,
+    step: int,
+    zero_point: int,
+    grad_x: int,
+    grad_step: int,
+    partials: int,
+    count: int,
+    qmin: int,
+    qmax: int,
+    first: int,
+    second: int,
+    kept: int,
+    threads: int,
+    stream: int,
+    /,
+) -> None: ...
 def search_steps_workspace(rows: int, n: int, exact: bool, /) -> int: ...
 def search_steps(
     x: int,

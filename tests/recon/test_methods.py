@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import ribs
+from ribs.ops import soft_twin
 from ribs.quant.inputs import Inputs
 from ribs.quant.network import calibrate, prepare
 from ribs.recon.optimise import Optimisation
-from ribs.recon.soft import SoftRounding, SoftStep, kept
+from ribs.recon.soft import SoftRounding, SoftStep
 
 BITS = (3, 4)
 STEPS = 12
@@ -48,8 +49,8 @@ def stretched(alpha):
 class Plain:
     """The optimisation of the block, as it is written down."""
 
-    def __init__(self, model, method, phase, generator):
-        self.method, self.phase, self.generator = method, phase, generator
+    def __init__(self, model, method, phase, seeds):
+        self.method, self.phase, self.seeds = method, phase, seeds
         self.weights, self.quantizers = [], []
         for layer in (model.first, model.second):
             step = layer.weight_quantizer.step[0].view(-1, 1, 1, 1)  # of 3 bits, the first choice
@@ -82,7 +83,10 @@ class Plain:
         step = step * scale + (step - step * scale).detach()
         u = (x / step).clamp(-zero, 15 - zero)
         values = (u + (u.round() - u).detach()) * step
-        return torch.where(kept(x, self.phase.keep, self.generator), values, x) if self.phase.keep < 1 else values
+        if self.phase.keep == 1:
+            return values
+        self.seeds[number] += 1
+        return torch.where(soft_twin.kept(x, self.phase.keep, self.seeds[number]), values, x)
 
     def step(self, iteration, x, target):
         output = self.layer(1, F.relu(self.layer(0, x, 1)), 0) + x
@@ -116,14 +120,14 @@ def test_steps_are_those_of_plain_torch(name, data):
     model, quantized, original, target = data
     method, number = METHODS[name]
     phase = method.phases[number]
-    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
-    plain = Plain(copy.deepcopy(model), method, phase, generators[0])
-    layers = (model.first, model.second)
+    original_model, layers = copy.deepcopy(model), (model.first, model.second)
     if not phase.activations:
         for layer in layers:
             layer.set_bits(3, 32)
+    generator = torch.Generator().manual_seed(3)
     roundings = [SoftRounding(layer) for layer in layers if phase.rounding]
-    steps = [SoftStep(layer.input_quantizer, phase.keep, generators[1]) for layer in layers if phase.steps]
+    steps = [SoftStep(layer.input_quantizer, phase.keep, generator) for layer in layers if phase.steps]
+    plain = Plain(original_model, method, phase, [step.seed for step in steps])
     found = Optimisation(method, phase, model, roundings, steps)
     x = original if phase.float_inputs else quantized
     errors = []

@@ -1,9 +1,10 @@
-"""Tensor operators, native on the CPU and on CUDA; `ribs.ops.twin` has each of them in plain torch."""
+"""Tensor operators, native on the CPU and on CUDA; `ribs.ops.twin` and `soft_twin` have each of them in plain torch."""
 
-from ribs.ops import twin
+from ribs.ops import soft_twin, twin
 from ribs.ops.build import build_info
 from ribs.ops.codes import quantize
 from ribs.ops.cost import config_cost
+from ribs.ops.drop import drop
 from ribs.ops.packing import pack_bits, unpack_bits
 from ribs.ops.quantize import fake_quantize, fake_quantize_backward
 from ribs.ops.rounding import soft_round
@@ -17,6 +18,7 @@ __all__ = [
     "StepSearch",
     "build_info",
     "config_cost",
+    "drop",
     "fake_quantize",
     "fake_quantize_backward",
     "pack_bits",
@@ -24,6 +26,7 @@ __all__ = [
     "search_steps",
     "sketch",
     "soft_round",
+    "soft_twin",
     "twin",
     "unpack_bits",
 ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ribs import _core
-from ribs.ops import check, twin
+from ribs.ops import check, soft_twin
 from ribs.ops.build import is_native, on, place
 from ribs.ops.layout import dense, memory_order, same_layout, split
 from ribs.ops.quantize import library
@@ -94,7 +94,7 @@ def _forward(
     if weight.device.type == "cpu":
         check.positive_step(_OP, step)
     if _in_torch(weight):
-        return twin.soft_round(weight, alpha, step, zero_point, qmin, qmax, axis, beta=beta)
+        return soft_twin.soft_round(weight, alpha, step, zero_point, qmin, qmax, axis, beta=beta)
     out = torch.empty_like(weight)
     if weight.numel() == 0:
         return out, weight.new_zeros(())
@@ -136,7 +136,9 @@ def _backward(
     _check(f"{_OP}_backward", weight, alpha, (step, zero_point, qmin, qmax, axis), beta)
     check.like(f"{_OP}_backward", "grad", grad, weight, "weight")
     if _in_torch(weight):
-        return twin.soft_round_backward(grad, grad_penalty, weight, alpha, step, zero_point, qmin, qmax, axis, beta)
+        return soft_twin.soft_round_backward(
+            grad, grad_penalty, weight, alpha, step, zero_point, qmin, qmax, axis, beta
+        )
     grad_alpha = torch.empty_like(weight)
     if weight.numel() == 0:
         return grad_alpha

@@ -1,4 +1,7 @@
-"""Every operator in plain torch: the oracle of the tests, and the fallback on devices without native code."""
+"""Every operator in plain torch: the oracle of the tests, and the fallback on devices without native code.
+
+Those of reconstruction are in `ribs.ops.soft_twin`.
+"""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -28,7 +31,7 @@ class ConfigCost(NamedTuple):
 
 def fake_quantize(x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None = None) -> Tensor:
     """Round x to the values a quantizer can represent; see `ribs.ops.fake_quantize`."""
-    u, step, low, high = _relative(x, step, zero_point, qmin, qmax, axis)
+    u, step, low, high = relative(x, step, zero_point, qmin, qmax, axis)
     # An integer code has no negative zero; adding +0 removes it. clamp keeps NaN.
     return ((u.round().clamp(low, high) + 0.0) * step).to(x.dtype)
 
@@ -36,7 +39,7 @@ def fake_quantize(x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: 
 def quantize(x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None = None) -> Tensor:
     """Give the codes of x; see `ribs.ops.quantize`."""
     dtype = check.codes("quantize", qmin, qmax)
-    u, _, low, high = _relative(x, step, zero_point, qmin, qmax, axis)
+    u, _, low, high = relative(x, step, zero_point, qmin, qmax, axis)
     if x.device.type == "cpu":
         check.no_nan("quantize", bool(u.isnan().any()))
     above = (u.round().clamp(low, high) - low).nan_to_num(0.0).clamp(0, qmax - qmin)
@@ -53,68 +56,18 @@ def fake_quantize_backward(
     axis: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Give the LSQ gradients of x and the step."""
-    u, _, low, high = _relative(x, step, zero_point, qmin, qmax, axis)
+    u, _, low, high = relative(x, step, zero_point, qmin, qmax, axis)
     code = u.round().clamp(low, high)
     outside = (u < low) | (u > high)
     grad_x = torch.where((u >= low) & (u <= high), grad, 0.0)
-    share = _widest(grad) * _widest(torch.where(outside, code, code - u))
+    share = widest(grad) * widest(torch.where(outside, code, code - u))
     dims = [d for d in range(x.dim()) if axis is None or d != axis % x.dim()]
     total = share.sum(dims) if dims else share
     out = torch.empty_like(x).copy_(grad_x)
     return out, total.to(step.dtype).reshape(step.shape)
 
 
-def soft_round(
-    weight: Tensor,
-    alpha: Tensor,
-    step: Tensor,
-    zero_point: Tensor,
-    qmin: int,
-    qmax: int,
-    axis: int | None = None,
-    *,
-    beta: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Round weights between their two neighbours; see `ribs.ops.soft_round`."""
-    u, step, low, high = _relative(weight, step, zero_point, qmin, qmax, axis)
-    h, _ = _upward(alpha)
-    values = ((u.floor() + h).clamp(low, high) + 0.0) * step
-    penalty = 1 - (2 * _widest(h) - 1).abs().pow(beta)
-    return torch.empty_like(weight).copy_(values), penalty.sum().to(weight.dtype)
-
-
-def soft_round_backward(
-    grad: Tensor,
-    grad_penalty: Tensor,
-    weight: Tensor,
-    alpha: Tensor,
-    step: Tensor,
-    zero_point: Tensor,
-    qmin: int,
-    qmax: int,
-    axis: int | None,
-    beta: float,
-) -> Tensor:
-    """Give the gradient of alpha."""
-    u, step, low, high = _relative(weight, step, zero_point, qmin, qmax, axis)
-    h, slope = _upward(alpha)
-    code = u.floor() + h
-    total = torch.where((code >= low) & (code <= high), grad * step, 0.0)
-    if beta > 0:
-        side = 2 * h - 1
-        total = total - grad_penalty * 2 * beta * side.abs().pow(beta - 1) * side.sign()
-    return torch.empty_like(weight).copy_(total * slope)
-
-
-def _upward(alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """Give h of AdaRound, and its derivative."""
-    sigmoid = alpha.sigmoid()
-    stretched = 1.2 * sigmoid - 0.1
-    inside = (stretched >= 0) & (stretched <= 1)
-    return stretched.clamp(0, 1), torch.where(inside, 1.2 * sigmoid * (1 - sigmoid), 0.0)
-
-
-def _relative(
+def relative(
     x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Give x / step, the step, and the range of codes relative to the zero point, shaped to broadcast."""
@@ -128,7 +81,7 @@ def _relative(
     return x / step, step, (qmin - zero_point).to(x.dtype), (qmax - zero_point).to(x.dtype)
 
 
-def _widest(x: Tensor) -> Tensor:
+def widest(x: Tensor) -> Tensor:
     """Give x in float64 where the device has it."""
     return x if x.device.type == "mps" else x.double()
 

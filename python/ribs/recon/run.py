@@ -21,7 +21,7 @@ from ribs.quant.trace import Layer
 from ribs.recon.methods import Method, Phase
 from ribs.recon.optimise import Optimisation
 from ribs.recon.pieces import Piece, find_pieces
-from ribs.recon.soft import SoftRounding, SoftStep, kept, learnable
+from ribs.recon.soft import SoftRounding, SoftStep, learnable
 from ribs.recon.store import Stored, run_to, samples_of, size_of
 
 Loss = Callable[[Any, Any], Tensor]
@@ -169,7 +169,8 @@ class Reconstruction:
         def mix(quantized: Any, original: Any) -> Any:
             if not isinstance(quantized, Tensor) or not quantized.is_floating_point():
                 return quantized
-            return torch.where(kept(quantized, keep, self.generator), quantized, original)
+            chance = torch.rand(quantized.shape, generator=self.generator, device=quantized.device)
+            return torch.where(chance < keep, quantized, original)
 
         return mix
 

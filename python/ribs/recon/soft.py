@@ -56,13 +56,14 @@ class SoftStep:
     """An activation quantizer whose step is learned, and that leaves values as they are at random.
 
     keep: the probability with which a value is quantized.
+    seed: of those that were, in the last call.
     lost: whether the step became NaN or infinite; it then began anew.
     """
 
     def __init__(self, quantizer: FakeQuantizer, keep: float, generator: torch.Generator) -> None:
         self.quantizer = quantizer
         self.keep = keep
-        self.generator = generator
+        self.seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         step, self.zero_point = quantizer.present
         self.start = float(step)
         self.lost = torch.zeros((), dtype=torch.bool, device=step.device)
@@ -73,8 +74,10 @@ class SoftStep:
         # The scale of LSQ (Esser et al., 2019, section 2.2), in the gradient alone.
         scale = 1 / math.sqrt(x.numel() * max(self.codes[1], 1))
         step = self.step.detach() + (self.step - self.step.detach()) * scale
-        values = ops.fake_quantize(x, step, self.zero_point, *self.codes)
-        return values if self.keep == 1 else torch.where(kept(x, self.keep, self.generator), values, x)
+        if self.keep == 1:
+            return ops.fake_quantize(x, step, self.zero_point, *self.codes)
+        self.seed += 1
+        return ops.drop(x, step, self.zero_point, *self.codes, keep=self.keep, seed=self.seed)
 
     @torch.no_grad()
     def bound(self) -> None:
@@ -88,11 +91,6 @@ class SoftStep:
         steps = quantizer.step.clone()
         steps[quantizer.choices.index(quantizer.bits)] = self.step.detach()
         quantizer.set_steps(quantizer.choices, steps, quantizer.zero_point)
-
-
-def kept(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """For each value, whether it is quantized this time."""
-    return torch.rand(x.shape, generator=generator, device=x.device) < probability
 
 
 @contextmanager
