@@ -52,6 +52,7 @@ class QuantizedLayer(nn.Module):
         ...). None for weights that are no layer's, which come with every call.
     site: one of its products as it was seen; by default that of the layer's own forward.
     calls: how often it runs in one pass of the network; each call's input has a quantizer of its own.
+    rounded: whether values of the weight quantizer have taken the place of the float weights.
     """
 
     def __init__(self, layer: nn.Module | None, site: Site | None = None, calls: int = 1) -> None:
@@ -67,6 +68,7 @@ class QuantizedLayer(nn.Module):
         self.later = nn.ModuleList(FakeQuantizer(symmetric=False) for _ in range(calls - 1))
         self._made: Tensor | None = None  # the weights of the last product, where they are not the layer's as they are
         self._present = OWN
+        self.rounded = False
         self.kept = KeptWeights()
         self.integer: IntegerProduct | None = None  # what takes the place of the float product, where it can
 

@@ -22,7 +22,7 @@ from ribs.recon.methods import Method, Phase
 from ribs.recon.optimise import Optimisation
 from ribs.recon.pieces import Piece, find_pieces
 from ribs.recon.soft import SoftRounding, SoftStep, learnable
-from ribs.recon.store import Stored, run_to, samples_of, size_of
+from ribs.recon.store import ShapeError, Stored, joined, rows_of, run_to, samples_of, size_of
 
 Loss = Callable[[Any, Any], Tensor]
 CHECK_EVERY = 100  # steps: to look whether all is finite waits for the device
@@ -53,7 +53,7 @@ class Reconstruction:
     ) -> None:
         self.model, self.layers, self.method, self.loss = model, layers, method, loss
         device = next(model.parameters()).device
-        self.batches = [inputs.to(device) for inputs in batches]
+        self.batches = joined([inputs.to(device) for inputs in batches])
         self.store_mib = store_mib
         self.generator = torch.Generator(device).manual_seed(seed)
         self.progress = progress
@@ -66,10 +66,12 @@ class Reconstruction:
 
         Raises: ValueError naming a piece whose output has no gradient.
         """
+        wholes = {phase.whole for phase in self.method.phases}
+        sample = self.batches[0].head(2)
+        pieces = {whole: find_pieces(self.reference, self.layers, whole, sample) for whole in wholes}
         for phase in self.method.phases:
-            pieces = find_pieces(self.reference, self.layers, phase.whole, self.batches[0].head(2))
-            with self._activations(phase), self._bar(phase, len(pieces)) as bar:
-                for piece in pieces:
+            with self._activations(phase), self._bar(phase, len(pieces[phase.whole])) as bar:
+                for piece in pieces[phase.whole]:
                     self._reconstruct(piece, phase, bar)
 
     def _reconstruct(self, piece: Piece, phase: Phase, bar: tqdm[None] | None) -> None:
@@ -77,7 +79,10 @@ class Reconstruction:
         if not roundings and not steps:
             return
         module = self.model.get_submodule(piece.name)
-        store = self._stored(piece, phase)
+        try:
+            store = self._stored(piece, phase)
+        except ShapeError as problem:
+            raise ValueError(f"[reconstruct] {piece.name!r}: {problem}") from None
         optimisation = Optimisation(self.method, phase, module, roundings, steps)
         for iteration in range(phase.iterations):
             inputs, target, weights = self._draw(store, phase)
@@ -128,13 +133,18 @@ class Reconstruction:
         store = None
         for inputs in self.batches:
             float_inputs, target = run_to(self.reference, original, inputs, through=True)
+            weights = self._fisher(module, inputs) if phase.fisher else None
             quantized = None if phase.float_inputs else run_to(self.model, module, inputs, through=False)[0]
             if not phase.float_inputs and phase.keep == 1:
                 float_inputs = None
-            weights = self._fisher(module, inputs) if phase.fisher else None
             tree = (quantized, float_inputs, target, weights)
             if store is None:
-                store = Stored(self._samples(piece, size_of(tree, inputs.samples)))
+                called, returned = run_to(self.reference, original, inputs.head(1), through=True)
+                own_tree = (called, called, returned, returned)
+                one = tuple(None if part is None else own for part, own in zip(tree, own_tree, strict=True))
+                if not rows_of(target, returned, inputs.samples)[0]:
+                    raise ShapeError("its output does not have the samples along its first dimension")
+                store = Stored(self._samples(piece, size_of(tree, one, inputs.samples)), one)
             store.add(tree, inputs.samples)
             if store.full:
                 break

@@ -47,6 +47,7 @@ class SoftRounding:
         """Give the layer the weights that its rounding leads to. They are values of the quantizer, which keeps them."""
         up = torch.where(self.alpha >= 0, torch.inf, -torch.inf).to(self.alpha.dtype)
         self.layer.weight.copy_(self._round(self.layer.weight, up, 0.0)[0])
+        self.layer.rounded = True
 
     def _round(self, weight: Tensor, alpha: Tensor, beta: float) -> tuple[Tensor, Tensor]:
         return ops.soft_round(weight, alpha, self.step, self.zero_point, *self.codes, self.axis, beta=beta)

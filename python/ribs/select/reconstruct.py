@@ -14,7 +14,7 @@ from torch import nn
 
 from ribs.quant.inputs import Inputs, collect
 from ribs.quant.layers import QuantizedLayer
-from ribs.quant.quantizer import FLOAT_BITS
+from ribs.quant.units import UnitScheme
 from ribs.recon.methods import METHODS, AdaRound, Method
 from ribs.recon.run import Reconstruction
 from ribs.select.cost import AnyBits
@@ -31,6 +31,7 @@ def reconstruct(
     *,
     method: str | Method = "qdrop",
     iterations: int | None = None,
+    units: UnitScheme = "layer",
     calibration_samples: int = 1024,
     loss: TaskLoss = kl_divergence,
     store_mib: float = 1024,
@@ -44,6 +45,7 @@ def reconstruct(
     bits: of a float model, as for `ribs.quantize`; a result has its own.
     method: "adaround", "brecq", "qdrop", or a `ribs.AdaRound`, `ribs.BRECQ` or `ribs.QDrop` with facts of its own.
     iterations: steps for each piece, by default 20,000 as in the papers; an instance of a method has its own.
+    units: of `bits`, where they are a dict; as for `ribs.search`.
     calibration_samples: how many of the loader's samples are used.
     loss: f(float_output, quantized_output) -> [samples] losses, by which the result is measured.
     store_mib: MiB for the inputs and targets of one piece. Where all samples do not fit, it is reconstructed on the
@@ -76,7 +78,9 @@ def reconstruct(
             raise ValueError("[reconstruct] a float model needs bits; give for instance bits=4, or a search's result")
         batches = collect(model, loader, calibration_samples)
         again = [dict(each.kwargs) if each.kwargs else (each.args,) for each in batches]
-        result = quantize(model, again, bits, calibration_samples=calibration_samples, loss=loss, progress=progress)
+        result = quantize(
+            model, again, bits, units=units, calibration_samples=calibration_samples, loss=loss, progress=progress
+        )
     reconstruction = Reconstruction(
         result.model,
         result.costs.layers,
@@ -113,10 +117,8 @@ def _method(method: str | Method, iterations: int | None) -> Method:
 
 
 def _check_float_weights(model: nn.Module) -> None:
-    """Refuse weights that are all values of their quantizers: what they were before is gone."""
-    layers = [module for module in model.modules() if isinstance(module, QuantizedLayer)]
-    rounded = [layer for layer in layers if layer.weight_quantizer.bits != FLOAT_BITS and layer.has_own_weight]
-    if rounded and all(torch.equal(layer.weight_quantizer(layer.weight), layer.weight) for layer in rounded):
+    """Refuse a network whose float weights are gone."""
+    if any(isinstance(module, QuantizedLayer) and module.rounded for module in model.modules()):
         raise ValueError(
             "[reconstruct] the result was reconstructed before, and its float weights are gone; give the float model, "
             "and bits=result.bits"
