@@ -15,7 +15,9 @@ from timing import interleave, medians
 from torch import Tensor, nn
 
 import ribs
+from ribs import ops
 from ribs.cli import digits
+from ribs.ops import soft_twin
 from ribs.quant.inputs import collect
 from ribs.quant.layers import QuantizedLayer
 from ribs.quant.network import Bits
@@ -95,6 +97,40 @@ class PlainStep:
         return error.detach()
 
 
+def operators(rounds: int) -> list[list[str]]:
+    """A forward and a backward pass of each operator beside plain torch, in ms."""
+    weight, zero = 0.1 * torch.randn(512, 256, 3, 3), torch.zeros(512, dtype=torch.int32)
+    alpha, step, beta = torch.randn_like(weight).requires_grad_(), torch.full((512,), 0.05), 10.0
+    x, one = torch.randn(32, 64, 32, 32).requires_grad_(), torch.tensor(0.2, requires_grad=True)
+
+    def soft_round() -> tuple[Tensor, ...]:
+        values, penalty = ops.soft_round(weight, alpha, step, zero, -4, 3, 0, beta=beta)
+        return torch.autograd.grad(values.sum() + penalty, alpha)
+
+    def soft_round_plainly() -> tuple[Tensor, ...]:
+        h = torch.clamp(torch.sigmoid(alpha) * 1.2 - 0.1, 0, 1)
+        each = step.view(-1, 1, 1, 1)
+        values = torch.clamp(torch.floor(weight / each) + h, -4, 3) * each
+        return torch.autograd.grad(values.sum() + (1 - (2 * h - 1).abs().pow(beta)).sum(), alpha)
+
+    def drop() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(ops.drop(x, one, zero[0], 0, 15, seed=1).sum(), (x, one))
+
+    def drop_plainly(kept: Tensor | None = None) -> tuple[Tensor, ...]:
+        kept = torch.rand_like(x) < 0.5 if kept is None else kept
+        u = torch.clamp(x / one, 0, 15)
+        values = (u + (u.round() - u).detach()) * one
+        return torch.autograd.grad(torch.where(kept, values, x).sum(), (x, one))
+
+    torch.testing.assert_close(soft_round(), soft_round_plainly(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(drop(), drop_plainly(soft_twin.kept(x, 0.5, 1)), rtol=1e-3, atol=1e-3)
+    found = medians(
+        interleave({each.__name__: each for each in (soft_round, soft_round_plainly, drop, drop_plainly)}, rounds)
+    )
+    names = {"soft_round": f"{weight.numel():,} weights", "drop": f"{x.numel():,} values"}
+    return [row(f"{name}, {size}", found[name], found[f"{name}_plainly"]) for name, size in names.items()]
+
+
 def times(model: nn.Module, loader: list[Tensor], rounds: int) -> list[list[str]]:
     """Seconds of a step of QDrop, with the regulariser, of every block, beside the plain one."""
     result = ribs.quantize(model, loader, 4, progress=False)
@@ -149,6 +185,8 @@ def main() -> None:
     test = (digits.one_digit if count == 1 else digits.two_digits)("test", 2000, 1)
     print(f"{options.network}: {machine('cpu')}; 1 thread", flush=True)
     if options.rounds:
+        print("\nForward and backward passes of the operators, ms:\n")
+        print(text_table(["operator", "ribs", "plain torch", "ratio"], operators(options.rounds), right=(1, 2, 3)))
         table = times(model, loader, options.rounds)
         print("\nA step of QDrop with the regulariser, batch 32, W4A4, ms:\n")
         print(text_table(["piece", "ribs", "plain torch", "ratio"], table, right=(1, 2, 3)), flush=True)

@@ -109,10 +109,11 @@ class BRECQ(AdaRound):
     @property
     def phases(self) -> tuple[Phase, ...]:
         second = round(self.iterations * self.activation_share)
-        return (
+        phases = (
             Phase("block", self.iterations, rounding=True, activations=False, fisher=self.fisher),
             Phase("block", second, steps=True, float_inputs=True, power=self.activation_power),
         )
+        return phases if second else phases[:1]
 
 
 @dataclass(frozen=True, kw_only=True)

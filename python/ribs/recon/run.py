@@ -77,6 +77,7 @@ class Reconstruction:
     def _reconstruct(self, piece: Piece, phase: Phase, bar: tqdm[None] | None) -> None:
         roundings, steps = self._softs(piece, phase)
         if not roundings and not steps:
+            _advance(bar, phase.iterations, f"{piece.name} has nothing to learn")
             return
         module = self.model.get_submodule(piece.name)
         try:
@@ -100,9 +101,7 @@ class Reconstruction:
                     )
                     break
                 optimisation.remember()
-                if bar is not None:
-                    bar.set_postfix_str(f"{piece.name} error {float(error):.4g}", refresh=False)
-                    bar.update(iteration % CHECK_EVERY + 1)
+                _advance(bar, iteration % CHECK_EVERY + 1, f"{piece.name} error {float(error):.4g}")
         optimisation.finish()
 
     def _softs(self, piece: Piece, phase: Phase) -> tuple[list[SoftRounding], list[SoftStep]]:
@@ -185,7 +184,11 @@ class Reconstruction:
         return mix
 
     def _fisher(self, module: nn.Module, inputs: Inputs) -> Tensor:
-        """The square of 1 + |gradient of the task loss| at what the module returns (Li et al., BRECQ, equation 10)."""
+        """The square of 1 + |gradient of the task loss| at what the module returns.
+
+        The squares of gradients are the diagonal of BRECQ (Li et al., 2021, on the Hessian of outputs); the authors'
+        code adds the 1.
+        """
         outputs = []
 
         def cut(module: nn.Module, args: Any, output: Tensor) -> Tensor:
@@ -226,6 +229,12 @@ class Reconstruction:
         learned = " and ".join(name for name in ("rounding", "steps") if getattr(phase, name))
         with tqdm(total=pieces * phase.iterations, desc=learned, unit="step", file=sys.stderr) as bar:
             yield bar
+
+
+def _advance(bar: tqdm[None] | None, steps: int, text: str) -> None:
+    if bar is not None:
+        bar.set_postfix_str(text, refresh=False)
+        bar.update(steps)
 
 
 def _quantizers(model: nn.Module) -> list[FakeQuantizer]:
