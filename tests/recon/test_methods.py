@@ -128,7 +128,7 @@ def test_steps_are_those_of_plain_torch(name, data):
     roundings = [SoftRounding(layer) for layer in layers if phase.rounding]
     steps = [SoftStep(layer.input_quantizer, phase.keep, generator) for layer in layers if phase.steps]
     plain = Plain(original_model, method, phase, [step.seed for step in steps])
-    found = Optimisation(method, phase, model, roundings, steps)
+    found = Optimisation(method, phase, lambda args, kwargs: model(*args, **kwargs), roundings, steps)
     x = original if phase.float_inputs else quantized
     errors = []
     for iteration in range(STEPS):

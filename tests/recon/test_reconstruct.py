@@ -197,3 +197,39 @@ def test_copies_of_the_result_work(quantized):
     x = loader(1)[0]
     with torch.no_grad():
         assert torch.equal(copy.deepcopy(found.model)(x), found.model(x))
+
+
+class Encoder(nn.Module):
+    """Layers with a fast path, which torch takes where it sees no gradients, and which hides their products."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.encoder(x.view(-1, 8, 8)).mean(1))
+
+
+class InPlace(Poison):
+    def forward(self, x):
+        return torch.relu_(super().forward(torch.relu_(x)))
+
+
+def in_place():
+    return nn.Sequential(nn.Flatten(), nn.Sequential(InPlace(nn.Identity()), InPlace(nn.Identity())), nn.Linear(64, 5))
+
+
+@pytest.mark.filterwarnings("ignore:.*in_proj_weight_linear0' are rounded to nearest")
+@pytest.mark.parametrize("build", [Encoder, in_place], ids=["encoder", "in_place"])
+@pytest.mark.parametrize(
+    "method", [ribs.BRECQ(iterations=10, weight_lr=0.1, fisher=True), QUICK], ids=["brecq", "qdrop"]
+)
+def test_blocks_of_other_kinds(build, method):
+    model = build().eval()
+    before = state(model)
+    found = rebuilt(model, method=method)
+    learned = [layer for layer in quantized_layers(found.model) if layer.rounded]
+    assert len(learned) == (7 if build is Encoder else 5)
+    nearest = ribs.quantize(model, loader(6, 16), (2, 4), progress=False)
+    assert not same(state(found.model), state(nearest.model)) and same(state(model), before)

@@ -242,6 +242,15 @@ def redirect(network: nn.Module, sites: Mapping[str, Sequence[Site]]) -> None:
         owner.forward = _Redirected(owner.forward, name, tuple(sites.get(name, ())), targets)
 
 
+def call_alone(network: nn.Module, part: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a part of a network gives by itself, its products going where they go when the whole network runs."""
+    if not isinstance(network.forward, _Redirected):
+        return part(*args, **kwargs)
+    # As in the network's own forward, a mode keeps torch from fast paths that hide products.
+    with _Apart(), _RedirectMode():
+        return part(*args, **kwargs)
+
+
 class _Redirected:
     """The forward of a module whose products go elsewhere, one after the other."""
 

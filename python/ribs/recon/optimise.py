@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from ribs.recon.soft import SoftRounding, SoftStep, in_place_of
 
 
 class Optimisation:
-    """Learns the rounding of weights and the steps of activations of one module.
+    """Learns the rounding of weights and the steps of activations of one module, which is called with args and kwargs.
 
     Each step minimises error + penalty weight * regulariser by Adam: the error between what the module returns and the
     target, summed over dimension 1 and averaged over the others, as in the code of BRECQ and QDrop.
@@ -25,7 +25,7 @@ class Optimisation:
         self,
         method: Method,
         phase: Phase,
-        module: nn.Module,
+        module: Callable[[Any, Any], Tensor],
         roundings: Sequence[SoftRounding],
         steps: Sequence[SoftStep],
     ) -> None:
@@ -58,7 +58,7 @@ class Optimisation:
             self._adam.param_groups[-1]["lr"] = self.method.step_lr * cosine
         args, kwargs = inputs
         with torch.enable_grad(), in_place_of(self._softs):
-            error = self._error(self.module(*args, **kwargs), target, weights)
+            error = self._error(self.module(args, kwargs), target, weights)
             if not error.requires_grad:
                 raise ValueError(
                     "its output has no gradient; it detaches what it computes, or computes without gradients"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ribs.quant.inputs import Inputs
+from ribs.quant.layers import call_alone
 from ribs.quant.trace import Layer
 from ribs.quant.units import find_units
 from ribs.recon.methods import Whole
@@ -95,19 +96,19 @@ def _problems(model: nn.Module, names: Iterable[str], repeated: set[str], sample
         prefix = f"{name}." if name else ""
         if any(other == name or other.startswith(prefix) for other in repeated):
             found[name] = "it, or a layer in it, runs several times in a pass"
-        elif why := _problem(model.get_submodule(name), one, sample.samples):
+        elif why := _problem(model, name, one, sample.samples):
             found[name] = why
     return found
 
 
-def _problem(module: nn.Module, seen: _Seen, samples: int) -> str | None:
+def _problem(model: nn.Module, name: str, seen: _Seen, samples: int) -> str | None:
     if seen.calls != 1:
         return f"it runs {seen.calls} times in a pass"
     if not isinstance(seen.output, Tensor):
         return f"its output is a {type(seen.output).__name__}, not a tensor"
     if seen.output.dim() == 0 or seen.output.shape[0] % samples:
         return f"its output of shape {tuple(seen.output.shape)} does not have the samples along its first dimension"
-    again = module(*_copy(seen.args), **_copy(seen.kwargs))
+    again = call_alone(model, model.get_submodule(name), _copy(seen.args), _copy(seen.kwargs))
     if again.shape != seen.output.shape or not torch.allclose(again, seen.output, rtol=1e-4, atol=1e-5):
         return "called by itself it gives something else: it depends on more than its arguments"
     return None

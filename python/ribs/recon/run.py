@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from ribs.quant.inputs import Inputs
-from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
+from ribs.quant.layers import QuantizedLayer, QuantizedMatmul, call_alone
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer
 from ribs.quant.trace import Layer
 from ribs.recon.methods import Method, Phase
@@ -84,7 +85,8 @@ class Reconstruction:
             store = self._stored(piece, phase)
         except ShapeError as problem:
             raise ValueError(f"[reconstruct] {piece.name!r}: {problem}") from None
-        optimisation = Optimisation(self.method, phase, module, roundings, steps)
+        call = functools.partial(call_alone, self.model, module)
+        optimisation = Optimisation(self.method, phase, call, roundings, steps)
         for iteration in range(phase.iterations):
             inputs, target, weights = self._draw(store, phase)
             try:
@@ -193,7 +195,7 @@ class Reconstruction:
 
         def cut(module: nn.Module, args: Any, output: Tensor) -> Tensor:
             outputs.append(output.detach().requires_grad_())
-            return outputs[-1]
+            return outputs[-1].clone()  # what follows may change it in place
 
         with torch.no_grad():
             expected = inputs.call(self.reference)
