@@ -206,6 +206,7 @@ def main() -> None:
     for bits in options.bits:
         quantized = ribs.quantize(model, loader, bits, progress=False)
         rows.append([f"W{bits[0]}A{bits[1]}", "steps only", *quality(quantized, *test), ""])
+        print(rows[-1], flush=True)
         for name, method in methods(options.iterations, options.faster).items():
             started = time.process_time()
             found = ribs.reconstruct(quantized, loader, method=method, progress=False)
