@@ -109,6 +109,38 @@ def on_the_cpu(backward: Callable[..., Any], grad: Tensor, x: Tensor, rest: tupl
     return grad_x.to(x.dtype), grad_steps
 
 
+def soft_round(device: torch.device) -> None:
+    for case, grad, x, rest in quantizations(device):
+        if x.dtype != torch.float32:
+            continue
+        for beta in (0.0, 7.5):
+            found = []
+            for there in (torch.device("cpu"), device):
+                alpha = (grad * 4).to(there).requires_grad_()
+                values, penalty = ops.soft_round(x.to(there), alpha, *on(there, rest), beta=beta)
+                gradient = torch.autograd.grad((values * x.to(there).nan_to_num(posinf=3.0)).sum() + penalty, alpha)
+                found.append((values.detach(), *gradient, penalty.detach()))
+            (values, gradient, penalty), there = found[0], found[1]
+            same(f"soft_round {case}", there[0], values)
+            same(f"soft_round {case}, gradient", there[1], gradient)
+            same(f"soft_round {case}, penalty", there[2], penalty, rtol=1e-6, atol=1e-6)
+
+
+def drop(device: torch.device) -> None:
+    for case, grad, x, rest in quantizations(device):
+        if x.dtype != torch.float32 or rest[-1] is not None:
+            continue
+        found = []
+        for there in (torch.device("cpu"), device):
+            leaf, step, *codes = on(there, (x, *rest[:-1]))
+            leaf, step = leaf.clone().requires_grad_(), step.clone().requires_grad_()
+            y = ops.drop(leaf, step, *codes, keep=0.5, seed=2**40 + 7)
+            found.append((y.detach(), *torch.autograd.grad(y, (leaf, step), grad.to(there))))
+        for part, want in zip(found[1][:2], found[0][:2], strict=True):
+            same(f"drop {case}", part, want)
+        same(f"drop {case}, gradient of the step", found[1][2], found[0][2], rtol=1e-5, atol=1e-5)
+
+
 def search_steps(device: torch.device) -> None:
     # Every vector of codes, a fine grid, a histogram of the row, and a sketch.
     for rows, n in [(1, 1), (3, 27), (2, 64), (2, 1025), (2, 20001)]:
@@ -154,6 +186,7 @@ def packed(device: torch.device) -> None:
 
 
 EXERCISES: dict[str, Callable[[torch.device], None]] = {
+    "drop": drop,
     "fake_quantize": fake_quantize,
     "fake_quantize_backward": fake_quantize_backward,
     "quantize": quantize,
@@ -162,6 +195,7 @@ EXERCISES: dict[str, Callable[[torch.device], None]] = {
     "search_levels": searches_of_levels,
     "search_log_sqrt2": searches_of_levels,
     "search_steps": search_steps,
+    "soft_round": soft_round,
     "sketch": sketch,
     "config_cost": config_cost,
     "pack_bits": packed,

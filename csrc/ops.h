@@ -79,6 +79,65 @@ struct SearchLevelsParams {
     double* saved;
 };
 
+/// All but step and zero_point, which are [channels], are [outer, channels, inner] in memory order. `penalty`
+/// is one number, the sum of the penalties; beta = 0 is no penalty. `partials` holds soft_round_partials()
+/// doubles of workspace, on CUDA only.
+struct SoftRoundParams {
+    const float* weight;
+    const float* alpha;
+    const float* step;
+    const int32_t* zero_point;
+    float* out;
+    float* penalty;
+    double* partials;
+    int64_t outer, channels, inner;
+    int64_t qmin, qmax;
+    float beta;
+};
+
+/// As above; grad_penalty is one number.
+struct SoftRoundBackwardParams {
+    const float* grad;
+    const float* grad_penalty;
+    const float* weight;
+    const float* alpha;
+    const float* step;
+    const int32_t* zero_point;
+    float* grad_alpha;
+    int64_t outer, channels, inner;
+    int64_t qmin, qmax;
+    float beta;
+};
+
+/// x and out are `inner` numbers in memory order, outer and channels are 1; step and zero_point are one
+/// number. first, second and kept are those of `Chance`.
+struct DropParams {
+    const float* x;
+    const float* step;
+    const int32_t* zero_point;
+    float* out;
+    int64_t outer, channels, inner;
+    int64_t qmin, qmax;
+    uint32_t first, second;
+    int32_t kept;
+};
+
+/// As above; grad_step is one number, and `partials` holds drop_partials() doubles of workspace, on CUDA
+/// only.
+struct DropBackwardParams {
+    const float* grad;
+    const float* x;
+    const float* step;
+    const int32_t* zero_point;
+    float* grad_x;
+    float* grad_step;
+    double* partials;
+    int64_t outer, channels, inner;
+    int64_t qmin, qmax;
+    uint32_t first, second;
+    int32_t kept;
+};
+
 /// x is [rows, n]; step, zero_point, mse and lower_bound are [bits_count, rows]. `nonfinite` receives the
 /// number of rows with NaN or infinities, for which the other outputs are not written.
 struct SearchStepsParams {
@@ -145,6 +204,10 @@ struct ConfigCostParams {
 int64_t fake_quantize_partials(int64_t outer, int64_t channels, int64_t inner);
 /// The same for levels.
 int64_t fake_quantize_levels_partials(int64_t n, int32_t top);
+/// Number of doubles the CUDA soft rounding of so many weights wants as workspace.
+int64_t soft_round_partials(int64_t count);
+/// Number of doubles the CUDA backward pass of drop wants as workspace for so many elements.
+int64_t drop_partials(int64_t count);
 /// Number of bytes the CUDA search wants as workspace.
 int64_t search_steps_workspace(int64_t rows, int64_t n, bool exact);
 
@@ -161,6 +224,14 @@ void fake_quantize_levels(const LevelsParams& p, int threads);
 void fake_quantize_levels_backward(const LevelsBackwardParams& p, int threads);
 /// MSE-optimal levels for every bit-width.
 void search_levels(const SearchLevelsParams& p);
+/// Weights between their two neighbours, and the sum of the penalties for it.
+void soft_round(const SoftRoundParams& p, int threads);
+/// The gradient of alpha.
+void soft_round_backward(const SoftRoundBackwardParams& p, int threads);
+/// Quantizes and dequantizes some values of x, and leaves the others.
+void drop(const DropParams& p, int threads);
+/// LSQ gradients of x and the step where x was quantized.
+void drop_backward(const DropBackwardParams& p, int threads);
 /// MSE-optimal steps of every row for every bit-width.
 void search_steps(const SearchStepsParams& p, int threads);
 /// Reads n values once and fills the sketch, rows included.
@@ -186,6 +257,14 @@ void fake_quantize_backward(const FakeQuantizeBackwardParams& p, Stream stream);
 void fake_quantize_levels(const LevelsParams& p, Stream stream);
 /// nuLSQ gradients of x, and the sums that those of the steps are made of.
 void fake_quantize_levels_backward(const LevelsBackwardParams& p, Stream stream);
+/// Weights between their two neighbours, and the sum of the penalties for it.
+void soft_round(const SoftRoundParams& p, Stream stream);
+/// The gradient of alpha.
+void soft_round_backward(const SoftRoundBackwardParams& p, Stream stream);
+/// Quantizes and dequantizes some values of x, and leaves the others.
+void drop(const DropParams& p, Stream stream);
+/// LSQ gradients of x and the step where x was quantized.
+void drop_backward(const DropBackwardParams& p, Stream stream);
 /// MSE-optimal steps of every row for every bit-width.
 void search_steps(const SearchStepsParams& p, Stream stream);
 /// Reads n values twice and fills the sketch.

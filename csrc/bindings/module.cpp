@@ -7,6 +7,8 @@ PYBIND11_MODULE(_core, m) {
     ribs::bindings::register_build(m);
     ribs::bindings::register_fake_quantize(m);
     ribs::bindings::register_levels(m);
+    ribs::bindings::register_soft_round(m);
+    ribs::bindings::register_drop(m);
     ribs::bindings::register_search_steps(m);
     ribs::bindings::register_sketch(m);
     ribs::bindings::register_config_cost(m);

@@ -18,6 +18,10 @@ void register_build(pybind11::module_& m);
 void register_fake_quantize(pybind11::module_& m);
 /// fake_quantize_levels, its backward pass, and the search for levels.
 void register_levels(pybind11::module_& m);
+/// soft_round and its backward pass.
+void register_soft_round(pybind11::module_& m);
+/// drop and its backward pass.
+void register_drop(pybind11::module_& m);
 /// search_steps and what it needs as workspace.
 void register_search_steps(pybind11::module_& m);
 /// The moment sketch of a tensor, and the search on one.

@@ -13,6 +13,14 @@ int64_t fake_quantize_levels_partials(int64_t, int32_t) {
     return 0;
 }
 
+int64_t soft_round_partials(int64_t) {
+    return 0;
+}
+
+int64_t drop_partials(int64_t) {
+    return 0;
+}
+
 int64_t search_steps_workspace(int64_t, int64_t, bool) {
     return 0;
 }
@@ -41,6 +49,18 @@ void fake_quantize_levels(const LevelsParams&, Stream) {
 }
 void fake_quantize_levels_backward(const LevelsBackwardParams&, Stream) {
     refuse("fake_quantize_levels_backward");
+}
+void soft_round(const SoftRoundParams&, Stream) {
+    refuse("soft_round");
+}
+void soft_round_backward(const SoftRoundBackwardParams&, Stream) {
+    refuse("soft_round_backward");
+}
+void drop(const DropParams&, Stream) {
+    refuse("drop");
+}
+void drop_backward(const DropBackwardParams&, Stream) {
+    refuse("drop_backward");
 }
 void search_steps(const SearchStepsParams&, Stream) {
     refuse("search_steps");

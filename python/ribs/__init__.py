@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ribs.io.errors import FormatError as FormatError
     from ribs.io.saved import load as load
     from ribs.ops import build_info as build_info
+    from ribs.recon.methods import BRECQ as BRECQ
+    from ribs.recon.methods import AdaRound as AdaRound
+    from ribs.recon.methods import QDrop as QDrop
     from ribs.select import loss as losses  # noqa: F401  (a module under another name)
     from ribs.select.budget import Budget as Budget
     from ribs.select.compare import Comparison as Comparison
@@ -21,22 +24,27 @@ if TYPE_CHECKING:
     from ribs.select.cost import CostTable as CostTable
     from ribs.select.cost import count as count
     from ribs.select.errors import InfeasibleBudgetError as InfeasibleBudgetError
+    from ribs.select.reconstruct import reconstruct as reconstruct
     from ribs.select.result import Result as Result
     from ribs.select.run import quantize as quantize
     from ribs.select.run import search as search
 
 _HOME = {
+    "AdaRound": "ribs.recon.methods",
+    "BRECQ": "ribs.recon.methods",
     "Budget": "ribs.select.budget",
     "Comparison": "ribs.select.compare",
     "CostTable": "ribs.select.cost",
     "FormatError": "ribs.io.errors",
     "InfeasibleBudgetError": "ribs.select.errors",
+    "QDrop": "ribs.recon.methods",
     "Result": "ribs.select.result",
     "build_info": "ribs.ops",
     "compare": "ribs.select.compare",
     "count": "ribs.select.cost",
     "load": "ribs.io.saved",
     "quantize": "ribs.select.run",
+    "reconstruct": "ribs.select.reconstruct",
     "search": "ribs.select.run",
 }
 _MODULES = {"losses": "ribs.select.loss", "ops": "ribs.ops"}

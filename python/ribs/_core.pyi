@@ -70,6 +70,77 @@ def fake_quantize_levels_backward(
     /,
 ) -> None: ...
 def search_levels(means: int, counts: int, n: int, bits: tuple[int, ...], steps: int, saved: int, /) -> None: ...
+def soft_round_partials(count: int, /) -> int: ...
+def soft_round(
+    weight: int,
+    alpha: int,
+    step: int,
+    zero_point: int,
+    out: int,
+    penalty: int,
+    partials: int,
+    outer: int,
+    channels: int,
+    inner: int,
+    qmin: int,
+    qmax: int,
+    beta: float,
+    threads: int,
+    stream: int,
+    /,
+) -> None: ...
+def soft_round_backward(
+    grad: int,
+    grad_penalty: int,
+    weight: int,
+    alpha: int,
+    step: int,
+    zero_point: int,
+    grad_alpha: int,
+    outer: int,
+    channels: int,
+    inner: int,
+    qmin: int,
+    qmax: int,
+    beta: float,
+    threads: int,
+    stream: int,
+    /,
+) -> None: ...
+def drop_partials(count: int, /) -> int: ...
+def drop(
+    x: int,
+    step: int,
+    zero_point: int,
+    out: int,
+    count: int,
+    qmin: int,
+    qmax: int,
+    first: int,
+    second: int,
+    kept: int,
+    threads: int,
+    stream: int,
+    /,
+) -> None: ...
+def drop_backward(
+    grad: int,
+    x: int,
+    step: int,
+    zero_point: int,
+    grad_x: int,
+    grad_step: int,
+    partials: int,
+    count: int,
+    qmin: int,
+    qmax: int,
+    first: int,
+    second: int,
+    kept: int,
+    threads: int,
+    stream: int,
+    /,
+) -> None: ...
 def search_steps_workspace(rows: int, n: int, exact: bool, /) -> int: ...
 def search_steps(
     x: int,

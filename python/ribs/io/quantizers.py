@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ribs.io.content import SavedQuantizer
 from ribs.io.errors import FormatError
-from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer, ShareLevels, ShareQuantizer
+from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer, ShareQuantizer
+from ribs.quant.recipe import ShareLevels
 
 LARGEST_ZERO_POINT = 2**23  # up to it, codes and values are exact in float32
 

@@ -88,11 +88,11 @@ def positive_step(op: str, step: Tensor, name: str = "step") -> None:
         raise ValueError(f"[{op}] {name}={worst} is not supported; every step must be positive and finite")
 
 
-def like(op: str, name: str, value: Tensor, x: Tensor) -> None:
-    """Refuse a tensor that does not have the shape, dtype and device of x."""
+def like(op: str, name: str, value: Tensor, x: Tensor, called: str = "x") -> None:
+    """Refuse a tensor that does not have the shape, dtype and device of x, which messages call something else."""
     if (value.shape, value.dtype, value.device) != (x.shape, x.dtype, x.device):
         got, want = (f"{list(each.shape)} of {each.dtype} on {each.device}" for each in (value, x))
-        raise ValueError(f"[{op}] {name}={got} is not supported; it must be like x, {want}")
+        raise ValueError(f"[{op}] {name}={got} is not supported; it must be like {called}, {want}")
 
 
 def output(op: str, out: Tensor, x: Tensor, grad: Tensor | None, step: Tensor, zero_point: Tensor) -> None:

@@ -17,9 +17,9 @@ _FORWARD = "ribs::fake_quantize"
 _BACKWARD = "ribs::fake_quantize_backward"
 _ARGUMENTS = "Tensor x, Tensor step, Tensor zero_point, int qmin, int qmax, int? axis=None"
 
-_library = torch.library.Library("ribs", "DEF")
-_library.define(f"fake_quantize({_ARGUMENTS}) -> Tensor")
-_library.define(f"fake_quantize_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor)")
+library = torch.library.Library("ribs", "DEF")
+library.define(f"fake_quantize({_ARGUMENTS}) -> Tensor")
+library.define(f"fake_quantize_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor)")
 
 
 def fake_quantize(
@@ -248,8 +248,8 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 # CompositeExplicitAutograd serves every backend; inside, devices without native code go to the twin.
-_library.impl("fake_quantize", _forward, "CompositeExplicitAutograd")
-_library.impl("fake_quantize_backward", _backward, "CompositeExplicitAutograd")
-torch.library.register_fake(_FORWARD, _forward_fake, lib=_library)
-torch.library.register_fake(_BACKWARD, _backward_fake, lib=_library)
-torch.library.register_autograd(_FORWARD, _differentiate, setup_context=_setup_context, lib=_library)
+library.impl("fake_quantize", _forward, "CompositeExplicitAutograd")
+library.impl("fake_quantize_backward", _backward, "CompositeExplicitAutograd")
+torch.library.register_fake(_FORWARD, _forward_fake, lib=library)
+torch.library.register_fake(_BACKWARD, _backward_fake, lib=library)
+torch.library.register_autograd(_FORWARD, _differentiate, setup_context=_setup_context, lib=library)

@@ -1,4 +1,7 @@
-"""Every operator in plain torch: the oracle of the tests, and the fallback on devices without native code."""
+"""Every operator in plain torch: the oracle of the tests, and the fallback on devices without native code.
+
+Those of reconstruction are in `ribs.ops.soft_twin`.
+"""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -32,7 +35,7 @@ class ConfigCost(NamedTuple):
 
 def fake_quantize(x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None = None) -> Tensor:
     """Round x to the values a quantizer can represent; see `ribs.ops.fake_quantize`."""
-    u, step, low, high = _relative(x, step, zero_point, qmin, qmax, axis)
+    u, step, low, high = relative(x, step, zero_point, qmin, qmax, axis)
     # An integer code has no negative zero; adding +0 removes it. clamp keeps NaN.
     return ((u.round().clamp(low, high) + 0.0) * step).to(x.dtype)
 
@@ -40,7 +43,7 @@ def fake_quantize(x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: 
 def quantize(x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None = None) -> Tensor:
     """Give the codes of x; see `ribs.ops.quantize`."""
     dtype = check.codes("quantize", qmin, qmax)
-    u, _, low, high = _relative(x, step, zero_point, qmin, qmax, axis)
+    u, _, low, high = relative(x, step, zero_point, qmin, qmax, axis)
     if x.device.type == "cpu":
         check.no_nan("quantize", bool(u.isnan().any()))
     above = (u.round().clamp(low, high) - low).nan_to_num(0.0).clamp(0, qmax - qmin)
@@ -57,18 +60,18 @@ def fake_quantize_backward(
     axis: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Give the LSQ gradients of x and the step."""
-    u, _, low, high = _relative(x, step, zero_point, qmin, qmax, axis)
+    u, _, low, high = relative(x, step, zero_point, qmin, qmax, axis)
     code = u.round().clamp(low, high)
     outside = (u < low) | (u > high)
     grad_x = torch.where((u >= low) & (u <= high), grad, 0.0)
-    share = _widest(grad) * _widest(torch.where(outside, code, code - u))
+    share = widest(grad) * widest(torch.where(outside, code, code - u))
     dims = [d for d in range(x.dim()) if axis is None or d != axis % x.dim()]
     total = share.sum(dims) if dims else share
     out = torch.empty_like(x).copy_(grad_x)
     return out, total.to(step.dtype).reshape(step.shape)
 
 
-def _relative(
+def relative(
     x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Give x / step, the step, and the range of codes relative to the zero point, shaped to broadcast."""
@@ -82,7 +85,7 @@ def _relative(
     return x / step, step, (qmin - zero_point).to(x.dtype), (qmax - zero_point).to(x.dtype)
 
 
-def _widest(x: Tensor) -> Tensor:
+def widest(x: Tensor) -> Tensor:
     """Give x in float64 where the device has it."""
     return x if x.device.type == "mps" else x.double()
 

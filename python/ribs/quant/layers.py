@@ -53,6 +53,7 @@ class QuantizedLayer(nn.Module):
         ...). None for weights that are no layer's, which come with every call.
     site: one of its products as it was seen; by default that of the layer's own forward.
     calls: how often it runs in one pass of the network; each call's input has a quantizer of its own.
+    rounded: whether values of the weight quantizer have taken the place of the float weights.
     """
 
     held: nn.Parameter | None
@@ -71,6 +72,7 @@ class QuantizedLayer(nn.Module):
         self.register_parameter("held", None)  # weights that take the place of all others
         self._made: Tensor | None = None  # the weights of the last product, where they are not the layer's as they are
         self._present = OWN
+        self.rounded = False
         self.kept = KeptWeights()
         self.integer: IntegerProduct | None = None  # what takes the place of the float product, where it can
 
@@ -274,6 +276,15 @@ class _InFloat:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with _Apart():
             return self.forward(*args, **kwargs)
+
+
+def call_alone(network: nn.Module, part: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a part of a network gives by itself, its products going where they go when the whole network runs."""
+    if not isinstance(network.forward, _Redirected):
+        return part(*args, **kwargs)
+    # As in the network's own forward, a mode keeps torch from fast paths that hide products.
+    with _Apart(), _RedirectMode():
+        return part(*args, **kwargs)
 
 
 class _Redirected:

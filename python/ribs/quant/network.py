@@ -210,7 +210,7 @@ def _with_quantizers(network: nn.Module, seen: Trace, recipe: Recipe) -> tuple[n
             matmul = network.get_submodule(name)
             assert isinstance(matmul, QuantizedMatmul)
             matmul.set_quantizer(call, operand, ShareQuantizer(recipe.shares))
-    if recipe.by_channel:
+    if recipe.by_channel is not None:
         for name in itertools.chain(*seen.norms.values()):
             network.get_submodule(name).input_quantizer = FakeQuantizer(symmetric=False, axis=-1)
     redirect(network, seen.sites, seen.in_float)
@@ -288,11 +288,11 @@ def _observer(name: str, choices: Sequence[int], quantizer: Quantizer, recipe: R
     if isinstance(quantizer, ShareQuantizer):
         return PooledLevels(name, choices, quantizer)
     assert isinstance(quantizer, FakeQuantizer)
-    return (
-        PooledSteps(name, choices, quantizer)
-        if pooled
-        else StepAverage(name, choices, quantizer, RANGES[recipe.ranges])
-    )
+    if pooled:
+        return PooledSteps(name, choices, quantizer)
+    ranges = recipe.activations if quantizer.is_per_tensor else recipe.by_channel
+    assert ranges is not None
+    return StepAverage(name, choices, quantizer, RANGES[ranges])
 
 
 def check_pooled(pooled: bool, recipe: Recipe) -> None:
@@ -307,7 +307,7 @@ def check_pooled(pooled: bool, recipe: Recipe) -> None:
 def find_weight_steps(layer: QuantizedLayer, choices: Sequence[int], recipe: Recipe) -> None:
     """Give the weights of a layer the recipe's steps for every bit-width in `choices`."""
     quantizer = layer.weight_quantizer
-    quantizer.set_steps(choices, *RANGES[recipe.ranges](layer.weight, choices, symmetric=True, axis=quantizer.axis))
+    quantizer.set_steps(choices, *RANGES[recipe.weights](layer.weight, choices, symmetric=True, axis=quantizer.axis))
 
 
 def observe(network: QuantizedNetwork, observers: Sequence[Observer], batches: Iterable[Inputs]) -> None:

@@ -10,33 +10,37 @@ if TYPE_CHECKING:
     from ribs.quant.trace import Trace
 
 RecipeName = Literal["minmax", "mse", "repq", "repq+"]
-Ranges = Literal["minmax", "mse", "percentile"]
+Ranges = Literal["minmax", "mse", "cubic", "percentile"]
 ShareLevels = Literal["nonuniform", "log_sqrt2"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """ranges: how the steps of weights and activations are found (`ribs.quant.ranges`).
+    """How steps are found (`ribs.quant.ranges`), and which quantizers there are.
 
-    by_channel: linears that alone read a layer norm have a step for each channel of their input while bits are chosen,
-        and one in the end, the difference being moved into the layer norm and their weights (`reparameterize`).
+    weights: of weights.  activations: of what enters a product.
+    by_channel: of the input of linears that alone read a layer norm, which has a step for each channel while bits are
+        chosen, and one in the end, the difference being moved into the layer norm and the weights (`reparameterize`).
+        None for no such steps.
     shares: the levels of softmax outputs that enter a product of two activations; None for those of all others.
     """
 
     name: RecipeName
-    ranges: Ranges
-    by_channel: bool = False
+    weights: Ranges
+    activations: Ranges
+    by_channel: Ranges | None = None
     shares: ShareLevels | None = None
 
 
 RECIPES: Mapping[RecipeName, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe("minmax", "minmax"),
-        Recipe("mse", "mse"),
-        # RepQ-ViT (arXiv 2212.08254), and as RIBS has it in section 4.2: steps by squared error, nuLSQ after softmax.
-        Recipe("repq", "percentile", by_channel=True, shares="log_sqrt2"),
-        Recipe("repq+", "mse", by_channel=True, shares="nonuniform"),
+        Recipe("minmax", "minmax", "minmax"),
+        Recipe("mse", "mse", "mse"),
+        # RepQ-ViT (arXiv 2212.08254), and after section 4.2 of RIBS, with nuLSQ after softmax. There all steps are of
+        # least squared error, which cuts off too much of what enters linears: docs/method.md has the figures.
+        Recipe("repq", "percentile", "percentile", by_channel="percentile", shares="log_sqrt2"),
+        Recipe("repq+", "mse", "cubic", by_channel="percentile", shares="nonuniform"),
     )
 }
 

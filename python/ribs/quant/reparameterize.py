@@ -95,7 +95,7 @@ def _find_steps(
     network: QuantizedNetwork, left: Sequence[tuple[str, QuantizedLayer, int]], batches: Iterable[Inputs]
 ) -> None:
     """Steps of inputs as the float network produces them."""
-    find = RANGES[network.recipe.ranges]
+    find = RANGES[network.recipe.activations]
     network.set_float()
     observe(network, [StepAverage(name, (bits,), reader.input_quantizer, find) for name, reader, bits in left], batches)
 

@@ -1,0 +1,100 @@
+"""One step of an optimisation, and what it needs to go back to the last good one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ribs.quant.quantizer import FakeQuantizer
+from ribs.recon.methods import Method, Phase
+from ribs.recon.soft import SoftRounding, SoftStep, in_place_of
+
+
+class Optimisation:
+    """Learns the rounding of weights and the steps of activations of one module, which is called with args and kwargs.
+
+    Each step minimises error + penalty weight * regulariser by Adam: the error between what the module returns and the
+    target, summed over dimension 1 and averaged over the others, as in the code of BRECQ and QDrop.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        phase: Phase,
+        module: Callable[[Any, Any], Tensor],
+        roundings: Sequence[SoftRounding],
+        steps: Sequence[SoftStep],
+    ) -> None:
+        self.method, self.phase, self.module = method, phase, module
+        self.roundings, self.steps = roundings, steps
+        self.variables = [*(each.alpha for each in roundings), *(each.step for each in steps)]
+        groups = [
+            {"params": [each.alpha for each in roundings], "lr": method.weight_lr},
+            {"params": [each.step for each in steps], "lr": method.step_lr},
+        ]
+        fused = all(each.device.type in ("cpu", "cuda") for each in self.variables)
+        self._adam = torch.optim.Adam([group for group in groups if group["params"]], fused=fused)
+        self._softs: dict[FakeQuantizer, SoftRounding | SoftStep] = {}
+        self._softs |= {each.layer.weight_quantizer: each for each in roundings}
+        self._softs |= {each.quantizer: each for each in steps}
+        self._good: list[Tensor] = []
+        self.remember()
+
+    def step(self, iteration: int, inputs: Any, target: Tensor, weights: Tensor | None = None) -> Tensor:
+        """One step of Adam on a batch; returns the error before it.
+
+        inputs: the (args, kwargs) of the module.  weights: of the error of each value, like the target.
+        Raises: ValueError where the error has no gradient.
+        """
+        for rounding in self.roundings:
+            rounding.beta = self.method.beta_at(iteration)
+        if self.steps:
+            # A cosine from the learning rate to 0; the steps' group is the last.
+            cosine = (1 + math.cos(math.pi * iteration / self.phase.iterations)) / 2
+            self._adam.param_groups[-1]["lr"] = self.method.step_lr * cosine
+        args, kwargs = inputs
+        with torch.enable_grad(), in_place_of(self._softs):
+            error = self._error(self.module(args, kwargs), target, weights)
+            if not error.requires_grad:
+                raise ValueError(
+                    "its output has no gradient; it detaches what it computes, or computes without gradients"
+                )
+            loss = error
+            for rounding in self.roundings:
+                if rounding.beta > 0:
+                    loss = loss + self.method.penalty * rounding.penalty
+            self._adam.zero_grad()
+            torch.autograd.backward(loss)
+        self._adam.step()
+        for step in self.steps:
+            step.bound()
+        return error.detach()
+
+    def _error(self, output: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+        size = output.shape[1] if output.dim() > 1 else 1  # a mean over all, times this, is a sum over dimension 1
+        if weights is None and self.phase.power == 2:
+            return nn.functional.mse_loss(output, target) * size
+        error = (output - target).abs().pow(self.phase.power)
+        return (error if weights is None else error * weights).mean() * size
+
+    @property
+    def finite(self) -> bool:
+        return all(bool(each.isfinite().all()) for each in self.variables) and not any(each.lost for each in self.steps)
+
+    def remember(self) -> None:
+        self._good = [each.detach().clone() for each in self.variables]
+
+    @torch.no_grad()
+    def go_back(self) -> None:
+        """To what was remembered last."""
+        for each, good in zip(self.variables, self._good, strict=True):
+            each.copy_(good)
+
+    def finish(self) -> None:
+        """Write what was learned into the module."""
+        for soft in self._softs.values():
+            soft.finish()

@@ -1,0 +1,245 @@
+"""Reconstruction of a quantized network: its pieces one after the other, each given what those before it give."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from tqdm import tqdm
+
+from ribs.quant.inputs import Inputs
+from ribs.quant.layers import QuantizedLayer, QuantizedMatmul, call_alone
+from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer
+from ribs.quant.trace import Layer
+from ribs.recon.methods import Method, Phase
+from ribs.recon.optimise import Optimisation
+from ribs.recon.pieces import Piece, find_pieces
+from ribs.recon.soft import SoftRounding, SoftStep, learnable
+from ribs.recon.store import ShapeError, Stored, joined, rows_of, run_to, samples_of, size_of
+
+Loss = Callable[[Any, Any, Inputs], Tensor]  # (float output, quantized output, inputs) -> [samples]
+CHECK_EVERY = 100  # steps: to look whether all is finite waits for the device
+MIB = 2**20
+
+
+class Reconstruction:
+    """A network under reconstruction.
+
+    model: quantized, at the bits chosen, with its float weights; it is changed.
+    layers: as they were traced.
+    batches: the calibration set.
+    loss: the task loss, for the Fisher weights of BRECQ.
+    store_mib: limits what is stored of a piece; where all samples do not fit, it is reconstructed on the first that do.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[Layer],
+        batches: Sequence[Inputs],
+        method: Method,
+        *,
+        loss: Loss,
+        store_mib: float = 1024,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> None:
+        self.model, self.layers, self.method, self.loss = model, layers, method, loss
+        device = next(model.parameters()).device
+        self.batches = joined([inputs.to(device) for inputs in batches])
+        self.store_mib = store_mib
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.progress = progress
+        self.reference = copy.deepcopy(model)
+        for quantizer in _quantizers(self.reference):
+            quantizer.set_bits(FLOAT_BITS)
+
+    def run(self) -> None:
+        """Reconstruct all pieces, in each phase of the method.
+
+        Raises: ValueError naming a piece whose output has no gradient.
+        """
+        wholes = {phase.whole for phase in self.method.phases}
+        sample = self.batches[0].head(2)
+        pieces = {whole: find_pieces(self.reference, self.layers, whole, sample) for whole in wholes}
+        for phase in self.method.phases:
+            with self._activations(phase), self._bar(phase, len(pieces[phase.whole])) as bar:
+                for piece in pieces[phase.whole]:
+                    self._reconstruct(piece, phase, bar)
+
+    def _reconstruct(self, piece: Piece, phase: Phase, bar: tqdm[None] | None) -> None:
+        roundings, steps = self._softs(piece, phase)
+        if not roundings and not steps:
+            _advance(bar, phase.iterations, f"{piece.name} has nothing to learn")
+            return
+        module = self.model.get_submodule(piece.name)
+        try:
+            store = self._stored(piece, phase)
+        except ShapeError as problem:
+            raise ValueError(f"[reconstruct] {piece.name!r}: {problem}") from None
+        call = functools.partial(call_alone, self.model, module)
+        optimisation = Optimisation(self.method, phase, call, roundings, steps)
+        for iteration in range(phase.iterations):
+            inputs, target, weights = self._draw(store, phase)
+            try:
+                error = optimisation.step(iteration, inputs, target, weights)
+            except ValueError as problem:
+                raise ValueError(f"[reconstruct] {piece.name!r}: {problem}") from None
+            if (iteration + 1) % CHECK_EVERY == 0 or iteration + 1 == phase.iterations:
+                if not optimisation.finite or not bool(error.isfinite()):
+                    optimisation.go_back()
+                    warnings.warn(
+                        f"[reconstruct] {piece.name!r}: its error became NaN or Inf by step {iteration + 1}; it keeps "
+                        "its last good rounding and steps; lower the learning rates, or look at its inputs",
+                        stacklevel=2,
+                    )
+                    break
+                optimisation.remember()
+                _advance(bar, iteration % CHECK_EVERY + 1, f"{piece.name} error {float(error):.4g}")
+        optimisation.finish()
+
+    def _softs(self, piece: Piece, phase: Phase) -> tuple[list[SoftRounding], list[SoftStep]]:
+        """What stands in for the quantizers of a piece; layers in float have none."""
+        roundings, steps = [], []
+        for name in piece.layers:
+            layer = self.model.get_submodule(name)
+            assert isinstance(layer, (QuantizedLayer, QuantizedMatmul))
+            if phase.rounding and isinstance(layer, QuantizedLayer) and layer.weight_quantizer.bits != FLOAT_BITS:
+                if learnable(self.model, layer):
+                    roundings.append(SoftRounding(layer))
+                else:
+                    warnings.warn(
+                        f"[reconstruct] the weights of {name!r} are rounded to nearest: they are computed, or shared",
+                        stacklevel=2,
+                    )
+            if phase.steps:
+                # Levels of softmax outputs stay as they were fitted.
+                uniform = [each for each in layer.activation_quantizers if isinstance(each, FakeQuantizer)]
+                quantizers = [each for each in uniform if each.bits != FLOAT_BITS]
+                steps += [SoftStep(each, phase.keep, self.generator) for each in quantizers]
+        return roundings, steps
+
+    def _stored(self, piece: Piece, phase: Phase) -> Stored:
+        """(inputs as quantized so far, inputs of the float network, target, weights of errors) of a piece.
+
+        None takes the place of what is not needed.
+        """
+        module, original = self.model.get_submodule(piece.name), self.reference.get_submodule(piece.name)
+        store = None
+        for inputs in self.batches:
+            float_inputs, target = run_to(self.reference, original, inputs, through=True)
+            weights = self._fisher(module, inputs) if phase.fisher else None
+            quantized = None if phase.float_inputs else run_to(self.model, module, inputs, through=False)[0]
+            if not phase.float_inputs and phase.keep == 1:
+                float_inputs = None
+            tree = (quantized, float_inputs, target, weights)
+            if store is None:
+                called, returned = run_to(self.reference, original, inputs.head(1), through=True)
+                own_tree = (called, called, returned, returned)
+                one = tuple(None if part is None else own for part, own in zip(tree, own_tree, strict=True))
+                if not rows_of(target, returned, inputs.samples)[0]:
+                    raise ShapeError("its output does not have the samples along its first dimension")
+                store = Stored(self._samples(piece, size_of(tree, one, inputs.samples)), one)
+            store.add(tree, inputs.samples)
+            if store.full:
+                break
+        assert store is not None
+        return store
+
+    def _samples(self, piece: Piece, size: float) -> int:
+        """How many samples of so many bytes are stored."""
+        samples = samples_of(self.batches)
+        fit = max(1, min(samples, int(self.store_mib * MIB / max(size, 1))))
+        if fit < samples:
+            warnings.warn(
+                f"[reconstruct] {piece.name!r} is reconstructed on {fit} of {samples} samples: each takes "
+                f"{size / MIB:.3g} MiB, and store_mib={self.store_mib:g}",
+                stacklevel=2,
+            )
+        return fit
+
+    def _draw(self, store: Stored, phase: Phase) -> tuple[Any, Tensor, Tensor | None]:
+        """A random batch: the inputs, in part those of the float network, the target and the weights of errors."""
+        size = min(self.method.batch_size, store.samples)
+        device = self.generator.device
+        index = torch.randperm(store.samples, generator=self.generator, device=device)[:size]
+        quantized, float_inputs, target, weights = store.take(index)
+        if quantized is None:
+            return float_inputs, target, weights
+        if float_inputs is None:
+            return quantized, target, weights
+        return tree_map(self._mixed(phase.keep), quantized, float_inputs), target, weights
+
+    def _mixed(self, keep: float) -> Callable[[Any, Any], Any]:
+        def mix(quantized: Any, original: Any) -> Any:
+            if not isinstance(quantized, Tensor) or not quantized.is_floating_point():
+                return quantized
+            chance = torch.rand(quantized.shape, generator=self.generator, device=quantized.device)
+            return torch.where(chance < keep, quantized, original)
+
+        return mix
+
+    def _fisher(self, module: nn.Module, inputs: Inputs) -> Tensor:
+        """The square of 1 + |gradient of the task loss| at what the module returns.
+
+        The squares of gradients are the diagonal of BRECQ (Li et al., 2021, on the Hessian of outputs); the authors'
+        code adds the 1.
+        """
+        outputs = []
+
+        def cut(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            outputs.append(output.detach().requires_grad_())
+            return outputs[-1].clone()  # what follows may change it in place
+
+        with torch.no_grad():
+            expected = inputs.call(self.reference)
+        handle = module.register_forward_hook(cut)
+        try:
+            with torch.enable_grad():
+                loss = self.loss(expected, inputs.call(self.model), inputs).sum()
+        finally:
+            handle.remove()
+        [gradient] = torch.autograd.grad(loss, outputs)
+        return (1 + gradient.abs()).square()
+
+    @contextmanager
+    def _activations(self, phase: Phase) -> Iterator[None]:
+        """Within, activations are in float, unless the phase quantizes them."""
+        changed: dict[Quantizer, int] = {}
+        for module in self.model.modules():
+            if not phase.activations and isinstance(module, (QuantizedLayer, QuantizedMatmul)):
+                changed |= {each: each.bits for each in module.activation_quantizers}
+        try:
+            for quantizer in changed:
+                quantizer.set_bits(FLOAT_BITS)
+            yield
+        finally:
+            for quantizer, bits in changed.items():
+                quantizer.set_bits(bits)
+
+    @contextmanager
+    def _bar(self, phase: Phase, pieces: int) -> Iterator[tqdm[None] | None]:
+        if not self.progress:
+            yield None
+            return
+        learned = " and ".join(name for name in ("rounding", "steps") if getattr(phase, name))
+        with tqdm(total=pieces * phase.iterations, desc=learned, unit="step", file=sys.stderr) as bar:
+            yield bar
+
+
+def _advance(bar: tqdm[None] | None, steps: int, text: str) -> None:
+    if bar is not None:
+        bar.set_postfix_str(text, refresh=False)
+        bar.update(steps)
+
+
+def _quantizers(model: nn.Module) -> list[Quantizer]:
+    return [module for module in model.modules() if isinstance(module, Quantizer)]

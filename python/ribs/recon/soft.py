@@ -1,0 +1,114 @@
+"""What stands in for quantizers while something about them is learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ribs import ops
+from ribs.quant.layers import QuantizedLayer
+from ribs.quant.quantizer import FakeQuantizer, code_range
+
+
+class SoftRounding:
+    """The weights of a layer between their two neighbours, in the place of its weight quantizer.
+
+    alpha: like the weights, the variable of AdaRound; at first the values are the weights themselves, where in range.
+    beta: the sharpness of the regulariser, 0 for none.
+    penalty: the regulariser, as of the last call.
+    """
+
+    def __init__(self, layer: QuantizedLayer) -> None:
+        quantizer = layer.weight_quantizer
+        self.layer = layer
+        self.axis = quantizer.axis
+        self.step, self.zero_point = quantizer.present
+        self.codes = code_range(quantizer.bits, quantizer.symmetric)
+        shape = [1] * layer.weight.dim()
+        if self.axis is not None:
+            shape[self.axis] = -1
+        u = layer.weight / self.step.reshape(shape)
+        self.alpha = -torch.log(1.2 / (u - u.floor() + 0.1) - 1).detach()
+        self.alpha.requires_grad_()
+        self.beta = 0.0
+        self.penalty = torch.zeros(())
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        values, self.penalty = self._round(weight, self.alpha, self.beta)
+        return values
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Give the layer the weights that its rounding leads to. They are values of the quantizer, which keeps them."""
+        up = torch.where(self.alpha >= 0, torch.inf, -torch.inf).to(self.alpha.dtype)
+        self.layer.weight.copy_(self._round(self.layer.weight, up, 0.0)[0])
+        self.layer.rounded = True
+
+    def _round(self, weight: Tensor, alpha: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+        return ops.soft_round(weight, alpha, self.step, self.zero_point, *self.codes, self.axis, beta=beta)
+
+
+class SoftStep:
+    """An activation quantizer whose step is learned, and that leaves values as they are at random.
+
+    keep: the probability with which a value is quantized.
+    seed: of those that were, in the last call.
+    lost: whether the step became NaN or infinite; it then began anew.
+    """
+
+    def __init__(self, quantizer: FakeQuantizer, keep: float, generator: torch.Generator) -> None:
+        self.quantizer = quantizer
+        self.keep = keep
+        self.seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        step, self.zero_point = quantizer.present
+        self.start = float(step)
+        self.lost = torch.zeros((), dtype=torch.bool, device=step.device)
+        self.step = step.detach().clone().requires_grad_()
+        self.codes = code_range(quantizer.bits, quantizer.symmetric)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        # The scale of LSQ (Esser et al., 2019, section 2.2), in the gradient alone.
+        scale = 1 / math.sqrt(x.numel() * max(self.codes[1], 1))
+        step = self.step.detach() + (self.step - self.step.detach()) * scale
+        if self.keep == 1:
+            return ops.fake_quantize(x, step, self.zero_point, *self.codes)
+        self.seed += 1
+        return ops.drop(x, step, self.zero_point, *self.codes, keep=self.keep, seed=self.seed)
+
+    @torch.no_grad()
+    def bound(self) -> None:
+        """Keep the step positive and finite, so that it can be used until somebody looks whether it is lost."""
+        self.lost |= ~self.step.isfinite()
+        self.step.nan_to_num_(self.start, self.start, self.start).clamp_(min=self.start / 1024)
+
+    def finish(self) -> None:
+        """Give the quantizer its step for the chosen bits."""
+        quantizer = self.quantizer
+        steps = quantizer.step.clone()
+        steps[quantizer.choices.index(quantizer.bits)] = self.step.detach()
+        quantizer.set_steps(quantizer.choices, steps, quantizer.zero_point)
+
+
+@contextmanager
+def in_place_of(softs: Mapping[FakeQuantizer, Any]) -> Iterator[None]:
+    """Within, quantizers do what stands in for them does."""
+    for quantizer, soft in softs.items():
+        quantizer.__dict__["forward"] = soft
+    try:
+        yield
+    finally:
+        for quantizer in softs:
+            del quantizer.__dict__["forward"]
+
+
+def learnable(model: nn.Module, layer: QuantizedLayer) -> bool:
+    """Whether the layer's rounding can be kept: the weights are a parameter, and nobody else's."""
+    if layer.layer is None or not layer.has_own_weight:
+        return False
+    owners = [module for module in model.modules() if any(p is layer.weight for p in module._parameters.values())]
+    return len(owners) == 1
