@@ -178,3 +178,22 @@ def test_a_shard_that_takes_another_route_is_measured_as_it_is():
                 {u.name: CANDIDATES[i][k] for i, (u, k) in enumerate(zip(prepared.units, choice, strict=True))}
             )
             np.testing.assert_array_equal(losses, fresh.losses_of(prepared)[8 * shard : 8 * shard + 8])
+
+
+class Overflow(nn.Module):
+    def forward(self, x):
+        return torch.exp(1e4 * x)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"), [(1, "where it enters '2'"), (2, "where it enters '3'"), (4, "come after its last layer")]
+)
+def test_the_first_layer_that_gets_infinity_is_named(place, message):
+    torch.manual_seed(0)
+    layers = [nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)]
+    layers.insert(place, Overflow())
+    x = torch.ones(4, 6)
+    shards = [Inputs((x,), {})]
+    prepared = prepare(nn.Sequential(*layers).eval(), shards[0], "layer")
+    with pytest.raises(ValueError, match=f"output holds NaN or Inf on the calibration set; .*{message}"):
+        Sensitivity(prepared, shards, [[(8, 8)]] * 4, kl_divergence)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ribs.quant.inputs import Inputs
 from ribs.quant.network import Bits, QuantizedNetwork
@@ -104,7 +104,8 @@ class Sensitivity:
                 got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
                 raise ValueError(f"[loss] returned {got} for {samples} samples; it must be [samples]")
             if not bool(torch.isfinite(losses).all()):
-                raise ValueError("[ribs] the float model's output holds NaN or Inf on the calibration set")
+                where = _first_not_finite(self._network, inputs)
+                raise ValueError(f"[ribs] the float model's output holds NaN or Inf on the calibration set; {where}")
             outputs.append(output)
         self.forward_equivalents += 1
         return outputs
@@ -304,6 +305,25 @@ class Sensitivity:
 
     def _inputs(self, shard: int) -> Inputs:
         return self._shards[shard].to(self._network.device)
+
+
+def _first_not_finite(network: QuantizedNetwork, inputs: Inputs) -> str:
+    """Which layer is the first to get NaN or Inf."""
+    found: list[str] = []
+
+    def look(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        values = [each for each in args if isinstance(each, Tensor) and each.is_floating_point()]
+        if not all(bool(each.isfinite().all()) for each in values):
+            found.append(name)
+
+    layers = [layer.name for layer in network.trace.layers]
+    hooks = [network.model.get_submodule(name).register_forward_pre_hook(partial(look, name)) for name in layers]
+    try:
+        inputs.call(network.model)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return f"they are there where it enters {found[0]!r}" if found else "they come after its last layer"
 
 
 def _changed(reference: Choice, choice: Choice) -> tuple[int, ...]:
