@@ -176,10 +176,20 @@ def test_shared_weights_are_rounded_to_nearest():
     assert torch.equal(found.model[1][0].first.weight, model[1][0].first.weight)
 
 
+@torch.no_grad()
+def test_a_reconstructed_result_is_saved_as_it_is(quantized, tmp_path):
+    done = rebuilt(quantized, None)
+    done.save(tmp_path / "done")
+    loaded = ribs.load(tmp_path / "done", network())
+    assert all(torch.equal(done.model(x), loaded.model(x)) for x in loader(2, 16))
+    with pytest.raises(ValueError, match="saved and loaded, and its float weights are gone"):
+        rebuilt(loaded, None)
+
+
 def test_refuses(quantized):
     done = rebuilt(quantized, None)
     cases = [
-        (done, {}, "was reconstructed before, and its float weights are gone"),
+        (done, {}, "was reconstructed before, .* its float weights are gone"),
         (quantized, {"bits": 4}, "bits are those of the result"),
         (network(), {}, "a float model needs bits"),
         (quantized, {"method": "gptq"}, "method='gptq' is not supported; give one of"),

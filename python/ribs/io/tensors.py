@@ -74,6 +74,7 @@ def unpack(
             step = tensors[_tensor(name, "weight_scale")]
             values = _values(name, weight, tensors[_tensor(name, "weight_packed")], step)
             _put_weight(layer, weight, values.to(device), step.to(device))
+            layer.rounded = True
 
 
 def other_tensors(network: nn.Module, saved: Mapping[str, SavedLayer], seen: Trace) -> dict[str, Tensor]:

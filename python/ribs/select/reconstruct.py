@@ -65,8 +65,8 @@ def reconstruct(
     computed or shared, are left as they are; warnings name all of these. Where an error becomes NaN or Inf, a piece
     keeps its last good rounding, and a warning names it.
 
-    Raises: ValueError or TypeError for bad input, a result that was reconstructed before, and a piece whose output has
-        no gradient, which is named.
+    Raises: ValueError or TypeError for bad input, a result that was reconstructed or loaded, and a piece whose output
+        has no gradient, which is named.
     """
     started = time.perf_counter()
     chosen = _method(method, iterations)
@@ -135,8 +135,8 @@ def _check_float_weights(model: nn.Module) -> None:
     """Refuse a network whose float weights are gone."""
     if any(isinstance(module, QuantizedLayer) and module.rounded for module in model.modules()):
         raise ValueError(
-            "[reconstruct] the result was reconstructed before, and its float weights are gone; give the float model, "
-            "and bits=result.bits"
+            "[reconstruct] the result was reconstructed before, or saved and loaded, and its float weights are gone; "
+            "give the float model, and bits=result.bits"
         )
 
 
