@@ -59,13 +59,13 @@ def layers_under_quantizers(network):
 def test_what_is_skipped_stays_and_counts_at_32_bits(skip, gone):
     """The cost against the whole network's own, with the same layers at 32/32 and all others at 2/2."""
     model = build()
-    whole = prepare(model, INPUTS, "layer")
+    whole = prepare(model, INPUTS, "layer", recipe="mse")
     with pytest.warns(UserWarning, match=f"MACs stay in float.*skipped .*{gone[0]}"):
         network = prepare(model, INPUTS, "layer", skip=skip)
     left = [name for name in ALL if name not in gone]
     assert {unit.name for unit in network.units} == layers_under_quantizers(network) == set(left)
     with pytest.warns(UserWarning):
-        result = ribs.quantize(model, [X], 2, skip=skip, loss=LOSS, progress=False)
+        result = ribs.quantize(model, [X], 2, skip=skip, recipe="mse", loss=LOSS, progress=False)
     pinned = {name: (32, 32) if name in gone else (2, 2) for name in ALL}
     table = ribs.count(model, X)
     assert (result.bops, result.size_mib) == (table.bops(pinned), table.size_mib(pinned))
