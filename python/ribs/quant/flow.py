@@ -79,11 +79,16 @@ class Flow:
         if func in LAYER_NORM:
             self._normalized.add(id(result))
 
-    def multiply(self, layer: str | None, call: int, operands: Mapping[int, Tensor | None], *, linear: bool) -> None:
-        """A product runs, of a layer whose call it is. operands: by place.  linear: whether a plain linear does it."""
+    def multiply(
+        self, layer: str | None, call: int, operands: Mapping[int, Tensor | None], *, matmul: bool, linear: bool
+    ) -> None:
+        """A product runs, of a layer whose call it is.
+
+        operands: by place.  matmul: whether both are activations.  linear: whether a plain linear does it.
+        """
         for place, tensor in operands.items():
             norm = self._norm.get(id(tensor))
-            if id(tensor) in self._shares and layer is not None:
+            if id(tensor) in self._shares and layer is not None and matmul:
                 self.shares.add((layer, call, place))
             if norm is not None and linear and layer is not None and place == LEFT:
                 self._readers[norm].append(layer)

@@ -476,6 +476,7 @@ class _Watcher(TorchFunctionMode):
             quantized,
             self.calls[quantized].calls if quantized in self.calls else 0,
             {place: product.values[place] for place in site.inputs},
+            matmul=site.weight is None,
             linear=product.kind == "linear" and frame.name in self._plain,
         )
         if site.layer is None:
