@@ -54,7 +54,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def found():
-    return search(units=UNITS)
+    return search(units=UNITS, budget="5/5")
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +96,11 @@ def test_sensitivities_are_those_of_the_last_iteration(apart):
 
 def test_iterations_are_those_of_the_history(found):
     table = iteration_table(found)
-    assert table["iteration"] == [1, 2, 3]
+    assert table["iteration"] == list(range(1, len(found.history) + 1))
     for column in ("predicted", "loss", "standard_error", "interaction_error", "bops", "size_mib"):
         assert table[column] == [getattr(record, column) for record in found.history]
     bits = [record.bits for record in found.history]
-    changes = [sum(a[u] != b[u] for u in UNITS) for a, b in ((bits[0], bits[1]), (bits[1], bits[2]))]
+    changes = [sum(bits[k][u] != bits[k - 1][u] for u in UNITS) for k in range(1, len(bits))]
     assert table["changed"] == [3, *changes]
 
 
@@ -157,9 +157,10 @@ def test_page_has_the_numbers(found, html):
     assert f"{found.bops:,}" in cells and found.recipe in cells and ribs.__version__ in cells
     [spent] = found.spending
     assert f"{float(100 * spent.spent / spent.most):.2f}" in cells
-    assert [f"{record.loss:.5g}" in cells for record in found.history] == [True] * 3
+    assert all(f"{record.loss:.5g}" in cells for record in found.history)
 
 
+@pytest.mark.filterwarnings("ignore:.* MACs stay in float")
 @pytest.mark.parametrize("options", [{"units": UNITS}, {"skip": ["0"]}])
 def test_what_the_page_says_makes_the_network_again(options):
     result = search(iterations=1, **options)
