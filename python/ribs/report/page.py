@@ -80,7 +80,8 @@ def _budget(spending: Iterable[Spending]) -> str:
     for each in spending:
         bounds = ["" if bound is None else f"{float(bound):.6g}" for bound in (each.least, each.most)]
         part = "" if each.most is None else f"{float(100 * each.spent / each.most):.2f}"
-        rows.append((each.name.replace("_", " "), each.unit, f"{float(each.spent):.6g}", *bounds, part))
+        name = {"bops": "bit operations", "size": "weights"}.get(each.name, each.name.replace("_", " "))
+        rows.append((name, each.unit, f"{float(each.spent):.6g}", *bounds, part))
     header = ("bounded", "unit", "spent", "at least", "at most", "% of the most")
     return _table(header, rows, numbers=(2, 3, 4, 5)) if rows else ""
 

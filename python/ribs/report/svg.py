@@ -35,8 +35,11 @@ def inline_svg(figure: Figure, prefix: str, label: str) -> str:
         element.attrib = {
             name.replace(_LINK, "href"): _attribute(name, value, prefix) for name, value in element.attrib.items()
         }
-    size = root.get("viewBox", "").split()[2]
-    root.attrib = {"viewBox": root.get("viewBox", ""), "role": "img", "aria-label": label, "style": f"width: {size}pt"}
+    box = root.get("viewBox", "")
+    width = float(box.split()[2])
+    # It shrinks with the page as long as its text can be read, and is scrolled on narrower ones.
+    style = f"width: 100%; max-width: {width:g}pt; min-width: {0.75 * width:g}pt"
+    root.attrib = {"viewBox": box, "role": "img", "aria-label": label, "style": style}
     return ElementTree.tostring(root, encoding="unicode")
 
 
