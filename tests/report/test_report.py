@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from html.parser import HTMLParser
 
@@ -180,6 +181,14 @@ def test_result_without_a_history(tmp_path):
     for plot in (plot_losses, plot_sensitivity):
         with pytest.raises(ValueError, match="the result has no history"):
             plot(result)
+
+
+@pytest.mark.parametrize("value", [float("inf"), -1.0])
+def test_losses_that_are_not_finite_or_changes_that_are_all_negative(found, value):
+    [*first, last] = found.history
+    changes = {unit: dict.fromkeys(of_unit, value) for unit, of_unit in last.delta_loss.items()}
+    history = (*first, replace(last, delta_loss=changes, loss=value, predicted=value))
+    assert f"{value:.5g}" in Page(page(replace(found, history=history))).cells
 
 
 def test_saved_result_has_the_same_page(found, html, tmp_path, capsys):

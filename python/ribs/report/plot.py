@@ -39,7 +39,8 @@ def plot_sensitivity(result: Result) -> Figure:
     """Draw how the loss changes with the bits of each unit, as the last iteration has it; the bits chosen have a dot.
 
     Rows are units, columns candidates; cells without a number are empty. Colours are on a scale of logarithms, as the
-    changes differ by orders of magnitude; all below a thousandth of the largest, negative ones too, have one colour.
+    changes differ by orders of magnitude; all below a thousandth of the largest, negative ones too, have one colour,
+    and infinite ones that of the largest.
     `ribs.report.data.sensitivity_table` has the numbers.
     Raises: ImportError without matplotlib; ValueError for a result without a history.
     """
@@ -58,7 +59,8 @@ def plot_sensitivity(result: Result) -> Figure:
             chosen.append((column, row))
     figure = _figure(3 + 0.45 * len(candidates), 1.2 + _ROW * len(units))
     axes = figure.subplots()
-    largest = float(np.nanmax(cells)) if np.nanmax(cells) > 0 else 1.0
+    positive = cells[np.isfinite(cells) & (cells > 0)]
+    largest = float(positive.max()) if positive.size else 1.0
     cells = np.clip(cells, largest / 1000, largest)
     image = axes.imshow(cells, norm="log", vmin=largest / 1000, vmax=largest, aspect="auto", interpolation="none")
     if chosen:
