@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_search(commands.add_parser("search", help="find the best bits of a network within a budget"))
     _add_evaluate(commands.add_parser("evaluate", help="top-1 accuracy of a saved result on labelled images"))
+    _add_report(commands.add_parser("report", help="a page of HTML about a saved result"))
     _add_compare(commands.add_parser("compare", help="ribs beside other ways to choose bits, at the same budgets"))
     _add_count(commands.add_parser("count", help="MACs, bit operations and size of a network"))
     _add_demo(commands.add_parser("demo", help="the main job on a small network and real digits, offline"))
@@ -89,6 +90,11 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the images that are taken (default: %(default)s)")
     parser.add_argument("--no-progress", action="store_true", help="no bars")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("saved", metavar="FOLDER", help="what `ribs search --out` wrote")
+    parser.add_argument("out", metavar="OUT.html", help="the page; a file that is there is replaced")
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:

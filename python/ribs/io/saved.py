@@ -51,6 +51,13 @@ def save(result: Result, path: str | os.PathLike[str]) -> None:
     )
 
 
+def read(folder: Path) -> Content:
+    """What is saved of a result, but its weights. Raises: FormatError and OSError as `load`."""
+    content = schema.decode(Content, files.read_result(folder), "the saved result")
+    check_content(content)
+    return content
+
+
 @torch.no_grad()
 def load(path: str | os.PathLike[str], model: nn.Module) -> Result:
     """Build the quantized network of a saved result again.
@@ -66,8 +73,7 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> Result:
     folder = Path(path)
     model = unwrap(model)
     check_model(model, Skip(model))
-    content = schema.decode(Content, files.read_result(folder), "the saved result")
-    check_content(content)
+    content = read(folder)
     check_fits(content, model)
     # Whatever the recipe, the quantizers are replaced.
     network = assemble(model, content.trace, content.units, RECIPES["mse"]).model

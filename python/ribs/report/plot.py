@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ribs.report.data import printable, sensitivity_table, unit_table
 from ribs.select.compare import Average, Comparison
 from ribs.select.result import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_PAIR = "#2f6db5", "#e08a2e"
+_ROW = 0.24  # inches for a unit
+_LONGEST = 48  # letters of a unit's name
 
 
 def plot_result(result: Result, *, uniform: Result | None = None, title: str = "") -> Figure:
@@ -24,6 +32,82 @@ def plot_result(result: Result, *, uniform: Result | None = None, title: str = "
     _losses(right, result, uniform)
     if title:
         figure.suptitle(title)
+    return figure
+
+
+def plot_sensitivity(result: Result) -> Figure:
+    """Draw how the loss changes with the bits of each unit, as the last iteration has it; the bits chosen have a dot.
+
+    Rows are units, columns candidates; cells without a number are empty. Colours are on a scale of logarithms, as the
+    changes differ by orders of magnitude; all below a thousandth of the largest, negative ones too, have one colour,
+    and infinite ones that of the largest.
+    `ribs.report.data.sensitivity_table` has the numbers.
+    Raises: ImportError without matplotlib; ValueError for a result without a history.
+    """
+    table = sensitivity_table(result)
+    if not table["unit"]:
+        raise ValueError("[plot] the result has no history, as that of a search has; its sensitivities are not known")
+    units = result.costs.units
+    bits = list(zip(table["weight_bits"], table["activation_bits"], strict=True))
+    candidates = sorted(set(bits))
+    cells = np.full((len(units), len(candidates)), np.nan)
+    chosen = []
+    for unit, pair, change, dot in zip(table["unit"], bits, table["delta_loss"], table["chosen"], strict=True):
+        row, column = units.index(unit), candidates.index(pair)
+        cells[row, column] = change
+        if dot:
+            chosen.append((column, row))
+    figure = _figure(3 + 0.45 * len(candidates), 1.2 + _ROW * len(units))
+    axes = figure.subplots()
+    positive = cells[np.isfinite(cells) & (cells > 0)]
+    largest = float(positive.max()) if positive.size else 1.0
+    cells = np.clip(cells, largest / 1000, largest)
+    image = axes.imshow(cells, norm="log", vmin=largest / 1000, vmax=largest, aspect="auto", interpolation="none")
+    if chosen:
+        axes.scatter(*zip(*chosen, strict=True), s=22, color="white", edgecolor="#222222")
+    tied = all(weight == activation for weight, activation in candidates)
+    names = [str(weight) if tied else f"{weight}/{activation}" for weight, activation in candidates]
+    axes.set_xticks(range(len(candidates)), names, rotation=0 if tied else 90, fontsize=8)
+    axes.set_xlabel("bits of weights and activations" if tied else "bits of weights / activations")
+    _name_rows(axes, units)
+    figure.colorbar(image, ax=axes, extend="min", label="change of the loss", location="bottom", aspect=40)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def plot_bits(result: Result) -> Figure:
+    """Draw the bits of weights and activations of each unit, beside its share of the bit operations and of the bytes.
+
+    `ribs.report.data.unit_table` has the numbers.
+    Raises: ImportError without matplotlib.
+    """
+    table = unit_table(result)
+    figure = _figure(8, 1.2 + _ROW * len(table["unit"]))
+    panels = figure.subplots(1, 2, sharey=True)
+    bits = {"weights": table["weight_bits"], "activations": table["activation_bits"]}
+    shares = {name: [100 * share for share in table[f"{name}_share"]] for name in ("bops", "bytes")}
+    for axes, columns, label in zip(panels, (bits, shares), ("bits", "% of the network"), strict=True):
+        for shift, color, (name, values) in zip((-0.2, 0.2), _PAIR, columns.items(), strict=True):
+            rows = [row + shift for row in range(len(values))]
+            name = {"bops": "bit operations", "bytes": "bytes of weights"}.get(name, name)
+            axes.barh(rows, values, 0.38, color=color, label=name)
+        axes.set_xlabel(label)
+        axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        axes.spines[["top", "right"]].set_visible(False)
+    _name_rows(panels[0], table["unit"])
+    return figure
+
+
+def plot_losses(result: Result) -> Figure:
+    """Draw the loss that was measured in each iteration, with its standard error, beside the one that was predicted.
+
+    `ribs.report.data.iteration_table` has the numbers.
+    Raises: ImportError without matplotlib; ValueError for a result without a history.
+    """
+    if not result.history:
+        raise ValueError("[plot] the result has no history, as that of a search has")
+    figure = _figure(8, 3.6)
+    _losses(figure.subplots(), result, None)
     return figure
 
 
@@ -74,6 +158,13 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def _name_rows(axes: Axes, units: Sequence[str]) -> None:
+    """Label rows with units, the first on top. Names are the user's: no formulas, and not endless."""
+    names = [name if len(name) <= _LONGEST else f"...{name[3 - _LONGEST :]}" for name in map(printable, units)]
+    axes.set_yticks(range(len(units)), names, fontsize=8, parse_math=False)
+    axes.set_ylim(len(units) - 0.5, -0.5)
+
+
 def _bits(axes: Axes, result: Result) -> None:
     names = list(result.bits)
     pairs = list(result.bits.values())
@@ -95,7 +186,8 @@ def _bits(axes: Axes, result: Result) -> None:
 def _losses(axes: Axes, result: Result, uniform: Result | None) -> None:
     iterations = range(1, len(result.history) + 1)
     measured = [record.loss for record in result.history]
-    axes.plot(iterations, measured, "o-", color="#2f6db5", label="measured")
+    errors = [record.standard_error for record in result.history]
+    axes.errorbar(iterations, measured, errors, fmt="o-", color="#2f6db5", markersize=4, capsize=2, label="measured")
     axes.plot(
         iterations,
         [max(record.predicted, 0.0) for record in result.history],

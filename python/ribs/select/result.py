@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib import import_module
+from pathlib import Path
 
 from torch import nn
 
@@ -143,7 +144,17 @@ class Result:
             since; TypeError for quantizers or tensors of a kind that has no place in the format; OSError where the
             disk is full or the path not writable, after which what was there still is.
         """
-        import_module("ribs.io.saved").save(self, path)  # of the room above: known when it is needed
+        import_module("ribs.io.saved").save(self, path)  # of a room above: known when it is needed
+
+    def report(self, path: str | os.PathLike[str]) -> None:
+        """Write one page of HTML: the numbers, pictures, bits and history. It needs no network and no scripts.
+
+        docs/report.md says what is on it. A file that is there is replaced, once the page is complete.
+        Raises: ImportError without matplotlib (the extra `plot`); OSError where the path is not writable, after which
+            what was there still is.
+        """
+        page = import_module("ribs.report.page").page(self)
+        import_module("ribs.io.folder").write_file(Path(path), page.encode())
 
     def __str__(self) -> str:
         return self.summary()

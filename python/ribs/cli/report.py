@@ -1,0 +1,20 @@
+"""`ribs report`: a page of HTML about a saved result."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from torch import nn
+
+from ribs.io.folder import write_file
+from ribs.io.saved import read
+from ribs.report.page import page
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the page; it shows nothing of the network itself, which is not needed."""
+    content = read(Path(arguments.saved))
+    text = page(content.result(nn.Module()), dataclasses.asdict(content.versions))
+    write_file(Path(arguments.out), text.encode())
