@@ -64,7 +64,8 @@ def plot_sensitivity(result: Result) -> Figure:
     cells = np.clip(cells, largest / 1000, largest)
     image = axes.imshow(cells, norm="log", vmin=largest / 1000, vmax=largest, aspect="auto", interpolation="none")
     if chosen:
-        axes.scatter(*zip(*chosen, strict=True), s=22, color="white", edgecolor="#222222")
+        columns, rows = zip(*chosen, strict=True)
+        axes.scatter(columns, rows, s=22, color="white", edgecolor="#222222")
     tied = all(weight == activation for weight, activation in candidates)
     names = [str(weight) if tied else f"{weight}/{activation}" for weight, activation in candidates]
     axes.set_xticks(range(len(candidates)), names, rotation=0 if tied else 90, fontsize=8)
