@@ -59,7 +59,7 @@ def cover(name: str, architecture: Architecture) -> Row:
             torch.manual_seed(0)
             model, batch = architecture.make()
             model = model.eval().requires_grad_(False)
-            expected, failed = independent_macs(model, batch), ""
+            expected = independent_macs(model, batch)
             table = ribs.count(model, batch, units="block")
             share = 1 - table.float_macs / table.macs
             same = expected == table.macs
@@ -126,8 +126,8 @@ def page(rows: list[Row], command: str) -> str:
     lines = [
         "# Architectures",
         "",
-        f"{works} of {len(rows)} architectures work: all their MACs are under quantizers and equal torch's own count, and "
-        "a step of a search ended within its budget. The others are named with what is the matter.",
+        f"{works} of {len(rows)} architectures work: all their MACs are under quantizers and equal torch's own count, "
+        "and a step of a search ended within its budget. The others are named with what is the matter.",
         "",
         f"Printed by `{command}`: {machine('cpu')}; {versions}.",
         "",

@@ -40,7 +40,7 @@ TIMM: dict[str, tuple[str, int, dict[str, Any]]] = {
     "vision_transformer": ("test_vit", 64, SIZED),
     "nfnet": ("test_nfnet", 64, {}),
     "mambaout": ("test_mambaout", 64, {}),
-    "mlp_mixer": ("mixer_s32_224", 64, {**SIZED, "num_blocks": 2}),
+    "mlp_mixer": ("mixer_s32_224", 64, SIZED),
     "beit": ("beit_base_patch16_224", 64, {**SHALLOW, "embed_dim": 192, "num_heads": 3}),
     "cait": ("cait_xxs24_224", 64, SHALLOW),
     "eva": ("eva02_tiny_patch14_224", 56, {"img_size": 56, "depth": 2}),

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ribs.quant.inputs import Inputs
+from ribs.quant.network import prepare
 from ribs.quant.trace import trace
 
 X = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
@@ -93,6 +94,20 @@ class Attention(nn.Module):
 def test_operands_that_softmax_gave_are_found(share, found):
     shares = trace(Attention(share).eval(), Inputs((X,), {})).shares
     assert shares == (frozenset({("matmul1", 0, 0)}) if found else frozenset())
+
+
+def test_a_linear_that_reads_softmax_has_the_quantizers_of_a_linear():
+    class Mixing(Attention):
+        def __init__(self):
+            super().__init__(lambda a: a.softmax(-1))
+            self.mix = nn.Linear(4, 4)
+
+        def forward(self, x):
+            q, k, v = self.qkv(x).chunk(3, -1)
+            return self.mix(self.share(q @ k.transpose(1, 2))) @ v
+
+    network = prepare(Mixing().eval(), Inputs((X,), {}), recipe="repq+")
+    assert network.trace.shares == frozenset()
 
 
 def test_fused_attention_is_looked_into_and_calls_are_numbered():

@@ -31,7 +31,7 @@ MASKS = frozenset({Tensor.masked_fill, torch.masked_fill})
 class Flow:
     """What reads the outputs of layer norms, channel by channel, and of softmax.
 
-    shares: (matmul, number of its call, operand) of each operand that is the output of a softmax.
+    shares: (layer, number of its call, operand) of each operand that is the output of a softmax.
     """
 
     def __init__(self) -> None:

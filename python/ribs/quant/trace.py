@@ -210,7 +210,7 @@ def _watch(model: nn.Module, inputs: Inputs, skip: Skip, quantizing: bool) -> tu
         tuple(watcher.reads()),
         tuple(watcher.sums),
         watcher.flow.absorbed(layer.name for layer in layers if layer.calls == 1),
-        frozenset(watcher.flow.shares),
+        frozenset(share for share in watcher.flow.shares if watcher.calls[share[0]].kind == "matmul"),
         {name: tuple(sorted(sources)) for name, sources in watcher.sources.items()},
         tuple(sorted(watcher.otherwise)),
         skip.modules,
