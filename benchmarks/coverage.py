@@ -2,15 +2,15 @@
 
 Run: python benchmarks/coverage.py [--only PATTERN] [--out docs/models.md]
 Networks have random weights and small inputs, and are given 30 seconds of processor time each. Needs timm, torchvision
-and transformers. `--only` takes an `fnmatch` pattern of names; `--out` is written anew after every network.
+and transformers. `--only` takes an `fnmatch` pattern of names. `--out` is written after every network; the rows of those left out by
+`--only` stay in it.
 """
 
 import argparse
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ import ribs
 from ribs.quant.inputs import as_inputs
 
 SECONDS = 30  # of processor time for one network
+Row = tuple[str, ...]  # a cell for each of HEADER
 LIBRARIES = ("torch", "timm", "torchvision", "transformers")
 HEADER = (
     "network",
@@ -42,12 +43,9 @@ HEADER = (
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    """What became of one architecture. works: all MACs are counted and under quantizers, and the search ended."""
-
-    cells: tuple[str, ...]
-    works: bool
+def works(row: Row) -> bool:
+    """All MACs are under quantizers and as many as torch counts, and the search ended."""
+    return row[6:8] == ("100 %", "equal") and row[9] == "yes"
 
 
 def cover(name: str, architecture: Architecture) -> Row:
@@ -61,10 +59,14 @@ def cover(name: str, architecture: Architecture) -> Row:
             model = model.eval().requires_grad_(False)
             expected = independent_macs(model, batch)
             table = ribs.count(model, batch, units="block")
-            share = 1 - table.float_macs / table.macs
-            same = expected == table.macs
-            rest[:4] = [str(len(table.layers)), str(len(table.units)), f"{table.macs:,}", f"{100 * share:.4g} %"]
-            rest[4] = "equal" if same else f"{expected:,} ({expected - table.macs:+,})"
+            in_float = table.float_macs / table.macs
+            rest[:4] = [
+                str(len(table.layers)),
+                str(len(table.units)),
+                f"{table.macs:,}",
+                "100 %" if in_float == 0 else f"{100 * (1 - in_float):.4f} %",
+            ]
+            rest[4] = "equal" if expected == table.macs else f"{expected:,} ({expected - table.macs:+,})"
             result = ribs.search(
                 model,
                 [batch],
@@ -79,12 +81,12 @@ def cover(name: str, architecture: Architecture) -> Row:
             )
             assert result.bops <= table.bops(4)
             rest[5] = result.recipe
-        works, search = same and share == 1, "yes"
-        if share < 1:
+        search = "yes"
+        if in_float > 0:
             search += "; " + "; ".join(str(each.message) for each in caught if "stay in float" in str(each.message))
     except Exception as error:
-        works, search = False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    return Row((*first, *rest, search.replace("|", "\\|")), works)
+        search = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return (*first, *rest, search.replace("|", "\\|"))
 
 
 @torch.no_grad()
@@ -116,18 +118,17 @@ def limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGPROF, old)
 
 
-def page(rows: list[Row], command: str) -> str:
+def page(rows: Iterable[Row], command: str) -> str:
     """All of it as Markdown, rows by family and name."""
-    rows = sorted(rows, key=lambda row: (row.cells[1], row.cells[0]))
-    works = sum(row.works for row in rows)
+    rows = sorted(rows, key=lambda row: (row[1], row[0]))
     families = timm_families()
-    missing = sorted(families - {row.cells[1].removeprefix("timm ") for row in rows})
+    missing = sorted(families - {row[1].removeprefix("timm ") for row in rows})
     versions = ", ".join(f"{library} {version(library)}" for library in LIBRARIES)
     lines = [
         "# Architectures",
         "",
-        f"{works} of {len(rows)} architectures work: all their MACs are under quantizers and equal torch's own count, "
-        "and a step of a search ended within its budget. The others are named with what is the matter.",
+        f"{sum(map(works, rows))} of {len(rows)} architectures work: all their MACs are under quantizers and equal "
+        "torch's own count, and a step of a search ended within its budget. The others are named with what is the matter.",
         "",
         f"Printed by `{command}`: {machine('cpu')}; {versions}.",
         "",
@@ -139,7 +140,7 @@ def page(rows: list[Row], command: str) -> str:
         "",
         "| " + " | ".join(HEADER) + " |",
         "|" + "---|" * 3 + "---:|" * 3 + "---:|" + "---|" * 3,
-        *("| " + " | ".join(row.cells) + " |" for row in rows),
+        *("| " + " | ".join(row) + " |" for row in rows),
     ]
     return "\n".join(lines) + "\n"
 
@@ -153,16 +154,22 @@ def main() -> None:
     names = [name for name in MODELS if fnmatchcase(name, options.only)]
     if not names:
         parser.error(f"--only {options.only!r} matches none of {', '.join(MODELS)}")
-    rows: list[Row] = []
+    rows = written(options.out) if options.out is not None and options.only != "*" else {}
     for name in names:
-        rows.append(cover(name, MODELS[name]))
-        print("  ".join(rows[-1].cells), flush=True)
+        rows[name] = cover(name, MODELS[name])
+        print("  ".join(rows[name]), flush=True)
         if options.out is not None:
-            command = "python benchmarks/coverage.py" + (f" --only '{options.only}'" if options.only != "*" else "")
             part = options.out.with_suffix(".part")
-            part.write_text(page(rows, f"{command} --out {options.out}"))
+            part.write_text(page(rows.values(), f"python benchmarks/coverage.py --out {options.out}"))
             part.replace(options.out)
-    print(f"{sum(row.works for row in rows)} of {len(rows)} work")
+    print(f"{sum(works(rows[name]) for name in names)} of {len(names)} work")
+
+
+def written(path: Path) -> dict[str, Row]:
+    """By name the rows of a page written before; none where there is no page."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [tuple(line[2:-2].split(" | ")) for line in lines if line.startswith("| ")]
+    return {row[0]: row for row in rows if row != HEADER}
 
 
 if __name__ == "__main__":
