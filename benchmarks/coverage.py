@@ -2,8 +2,8 @@
 
 Run: python benchmarks/coverage.py [--only PATTERN] [--out docs/models.md]
 Networks have random weights and small inputs, and are given 30 seconds of processor time each. Needs timm, torchvision
-and transformers. `--only` takes an `fnmatch` pattern of names. `--out` is written after every network; the rows of those left out by
-`--only` stay in it.
+and transformers. `--only` takes an `fnmatch` pattern of names. `--out` is written after every network; the rows of
+those that `--only` leaves out stay in it.
 """
 
 import argparse
@@ -122,13 +122,15 @@ def page(rows: Iterable[Row], command: str) -> str:
     """All of it as Markdown, rows by family and name."""
     rows = sorted(rows, key=lambda row: (row[1], row[0]))
     families = timm_families()
+    done = {row[0] for row in rows}
+    left = [name for name in MODELS if name not in done]
     missing = sorted(families - {row[1].removeprefix("timm ") for row in rows})
     versions = ", ".join(f"{library} {version(library)}" for library in LIBRARIES)
     lines = [
         "# Architectures",
         "",
         f"{sum(map(works, rows))} of {len(rows)} architectures work: all their MACs are under quantizers and equal "
-        "torch's own count, and a step of a search ended within its budget. The others are named with what is the matter.",
+        "torch's own count, and a step of a search ended within its budget. The others say what is the matter.",
         "",
         f"Printed by `{command}`: {machine('cpu')}; {versions}.",
         "",
@@ -137,6 +139,7 @@ def page(rows: Iterable[Row], command: str) -> str:
         '`ribs.search(model, [batch], ribs.Budget(bops="4/4"), bits=(4, 8), units="block", iterations=1)`.',
         "",
         f"timm has {len(families)} families; of {len(missing)} there is no row here: {', '.join(missing)}.",
+        *(("", f"Not run: {', '.join(left)}.") if left else ()),
         "",
         "| " + " | ".join(HEADER) + " |",
         "|" + "---|" * 3 + "---:|" * 3 + "---:|" + "---|" * 3,
