@@ -137,6 +137,7 @@ def page(rows: Iterable[Row], command: str) -> str:
         'Weights are random and inputs small. Layers are all products, blocks the units of `units="block"`; MACs are '
         "those of one sample. Independent is the count of `torch.utils.flop_counter` on the float model. The search is "
         '`ribs.search(model, [batch], ribs.Budget(bops="4/4"), bits=(4, 8), units="block", iterations=1)`.',
+        "",
         "Many are made shallower, or for images of another size, than their names say; detectors are their backbone "
         "and head, without anchors and the choice of boxes: benchmarks/coverage_models.py has it.",
         "",

@@ -173,7 +173,7 @@ DETECTION = {
     "fasterrcnn_resnet50_fpn": ribs.losses.Embedding(distance="mse"),
     "retinanet_resnet50_fpn": ribs.losses.Dense(at=0, dim=2),
     "fcos_resnet50_fpn": ribs.losses.Dense(at=0, dim=2),
-    "ssd300_vgg16": ribs.losses.Dense(at=1, dim=2),
+    "retinanet_resnet50_fpn_v2": ribs.losses.Dense(at=0, dim=2),
 }
 
 IDS = torch.arange(1, 13).reshape(2, 6)
