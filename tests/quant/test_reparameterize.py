@@ -10,7 +10,7 @@ from torch import nn
 from ribs.quant.inputs import Inputs
 from ribs.quant.network import calibrate, prepare
 from ribs.quant.recipe import RECIPES
-from ribs.quant.reparameterize import reparameterize
+from ribs.quant.reparameterize import reparameterize, scale_norms
 
 
 class Net(nn.Module):
@@ -67,7 +67,7 @@ def test_readers_of_other_bits_get_steps_of_their_own_for_the_scaled_input():
     torch.manual_seed(2)
     network, batches, x = calibrated(Net())
     before = network.model(x)
-    bits = {"left": (8, 3), "right": (8, 8), "head": (8, 8)}
+    bits = {"left": (32, 3), "right": (32, 8), "head": (8, 8)}
     reparameterize(network, bits, batches)
     left, right = network.model.left.input_quantizer, network.model.right.input_quantizer
     assert (left.bits, right.bits) == (3, 8)
@@ -86,7 +86,7 @@ def test_readers_in_float_alone_leave_everything_as_it_is():
     reparameterize(network, {"left": (4, 32), "right": (4, 32), "head": (4, 4)}, batches)
     after = network.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    bits = {"left": (4, 32), "right": (32, 4), "head": (32, 32)}
+    bits = {"left": (32, 32), "right": (32, 4), "head": (32, 32)}
     reparameterize(network, bits, batches)
     network.set_float()
     torch.manual_seed(3)
@@ -121,6 +121,28 @@ def test_one_step_by_channel_beats_one_for_all_at_4_bits():
         errors[recipe] = errors.get(recipe, 0) + (network.model(x) - before).square().mean().item()
     assert errors["repq+"] < errors["mse"] < errors["minmax"]
     assert errors["repq"] < errors["minmax"]
+
+
+@torch.no_grad()
+def test_scaled_before_the_network_is_what_it_is_in_the_end():
+    off = {}
+    for scaled in (False, True):
+        torch.manual_seed(5)
+        network, batches, x = calibrated(Net())
+        before = network.model(x)
+        only_activations, all_bits = ({unit.name: bits for unit in network.units} for bits in ((32, 4), (3, 4)))
+        network.configure(only_activations)
+        quantized = network.model(x)
+        if scaled:
+            scale_norms(network)
+            close(network.model(x), quantized)
+            network.set_float()
+            close(network.model(x), before)
+        network.configure(all_bits)
+        searched = network.model(x)
+        reparameterize(network, all_bits, batches)
+        off[scaled] = (network.model(x) - searched).square().mean().item()
+    assert off[True] < 0.1 * off[False]
 
 
 def test_other_recipes_and_networks_without_layer_norms_need_no_change():

@@ -1,12 +1,13 @@
 """From steps for each channel after a layer norm to one step, without changing what the network computes in float.
 
 RepQ-ViT (arXiv 2212.08254, section 3.2), with a rounded zero point: every code of an activation is the one that the
-steps by channel gave, so that only the rounding of weights, whose columns are scaled, is another.
+steps by channel gave, so that only the rounding of weights, whose columns are scaled, is another. Scaled once before
+bits are chosen (`scale_norms`), they hardly change in the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,41 +31,56 @@ def reparameterize(network: QuantizedNetwork, configuration: Mapping[str, Bits],
     network.configure(configuration)
     left: list[tuple[str, QuantizedLayer, int]] = []
     found = False
-    for norm, names in network.trace.norms.items():
-        readers = {name: network.model.get_submodule(name) for name in names}
-        by_channel = {name: reader for name, reader in readers.items() if isinstance(reader, QuantizedLayer)}
-        if all(reader.input_quantizer.is_per_tensor for reader in by_channel.values()):
-            continue
+    for norm, readers in _by_channel(network):
         found = True
-        left += _reparameterize(network, network.model.get_submodule(norm), by_channel)
+        left += _reparameterize(network, norm, readers)
     if left:
         _find_steps(network, left, batches)
         network.configure(configuration)
     return found
 
 
+@torch.no_grad()
+def scale_norms(network: QuantizedNetwork) -> None:
+    """Make the steps after layer norms as equal over the channels as one scale for all bit-widths can.
+
+    The float function stays, and so do all codes of activations; weights round as they will when the network is
+    reparameterized, so that losses are those of networks as they end, but for what the bit-widths differ in.
+    network: calibrated, changed in place.
+    """
+    for norm, readers in _by_channel(network):
+        lead = next(iter(readers.values())).input_quantizer  # all have the same steps, since they read the same
+        steps, live = lead.step.double(), _live(lead)
+        relative = (steps / steps[:, live].mean(1, keepdim=True)).log().mean(0).exp()
+        scale = torch.where(live, relative, 1.0)
+        _move(network, norm, readers.values(), scale)
+        for reader in readers.values():
+            quantizer = reader.input_quantizer
+            quantizer.set_steps(quantizer.choices, (quantizer.step / scale).float(), quantizer.zero_point)
+
+
+def _by_channel(network: QuantizedNetwork) -> Iterator[tuple[nn.Module, dict[str, QuantizedLayer]]]:
+    """Layer norms whose readers have steps by channel, with these by name."""
+    for norm, names in network.trace.norms.items():
+        modules = {name: network.model.get_submodule(name) for name in names}
+        readers = {name: module for name, module in modules.items() if isinstance(module, QuantizedLayer)}
+        if not all(reader.input_quantizer.is_per_tensor for reader in readers.values()):
+            yield network.model.get_submodule(norm), readers
+
+
 def _reparameterize(
     network: QuantizedNetwork, norm: nn.Module, readers: dict[str, QuantizedLayer]
 ) -> list[tuple[str, QuantizedLayer, int]]:
     """One layer norm and its readers; returns those whose steps are to be found anew, with their bits."""
-    assert isinstance(norm, nn.LayerNorm)
     least = min(reader.input_quantizer.bits for reader in readers.values())
     lead = next(reader.input_quantizer for reader in readers.values() if reader.input_quantizer.bits == least)
     if least == FLOAT_BITS:
         return []
     step, scale, shift, zero_point = _target(lead)
-    weight = torch.ones_like(scale) if norm.weight is None else norm.weight.double()
-    bias = torch.zeros_like(scale) if norm.bias is None else norm.bias.double()
-    norm.weight, norm.bias = _parameter(weight / scale), _parameter(bias / scale + shift)
+    _move(network, norm, readers.values(), scale, shift)
     left = []
     for name, reader in readers.items():
-        layer, quantizer = reader.layer, reader.input_quantizer
-        assert isinstance(layer, nn.Linear)
-        columns = layer.weight.double() * scale
-        moved = columns @ shift
-        layer.weight = _parameter(columns)
-        layer.bias = _parameter(-moved if layer.bias is None else layer.bias.double() - moved)
-        find_weight_steps(reader, reader.weight_quantizer.choices, network.recipe)
+        quantizer = reader.input_quantizer
         bits = quantizer.bits
         quantizer.axis = None
         if bits == least:
@@ -74,6 +90,34 @@ def _reparameterize(
     return left
 
 
+def _move(
+    network: QuantizedNetwork,
+    norm: nn.Module,
+    readers: Iterable[QuantizedLayer],
+    scale: Tensor,
+    shift: Tensor | None = None,
+) -> None:
+    """Divide the output of a layer norm by the scale and add the shift, and take both back in its readers.
+
+    What the shift adds is taken back by the weights at their present bits; in float the function stays.
+    """
+    assert isinstance(norm, nn.LayerNorm)
+    weight = torch.ones_like(scale) if norm.weight is None else norm.weight.double()
+    norm.weight = _parameter(weight / scale)
+    if norm.bias is not None or shift is not None:
+        bias = torch.zeros_like(scale) if norm.bias is None else norm.bias.double() / scale
+        norm.bias = _parameter(bias if shift is None else bias + shift)
+    for reader in readers:
+        layer = reader.layer
+        assert isinstance(layer, nn.Linear)
+        layer.weight = _parameter(layer.weight.double() * scale)
+        find_weight_steps(reader, reader.weight_quantizer.choices, network.recipe)
+        if shift is not None:
+            # By the weights as they are rounded: by float ones their errors would be multiplied by the shift.
+            moved = reader.quantized_weight().double() @ shift
+            layer.bias = _parameter(-moved if layer.bias is None else layer.bias.double() - moved)
+
+
 def _target(quantizer: FakeQuantizer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The one step [1], the scale [channels] by which the layer norm is divided, what it is shifted by, zero point [1].
 
@@ -81,14 +125,18 @@ def _target(quantizer: FakeQuantizer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     s (z_c - z).
     """
     steps, zero_points = (each.double() for each in quantizer.present)
-    # Channels that are zero throughout have a step of 1, whatever the others have.
-    live = (quantizer.step != 1).any(0)
-    live = live if bool(live.any()) else ~live
+    live = _live(quantizer)
     step = steps[live].mean()
     zero_point = zero_points[live].mean().round()
     scale = torch.where(live, steps / step, 1.0)
     shift = torch.where(live, step * (zero_points - zero_point), 0.0)
     return step.float().reshape(1), scale, shift, zero_point.int().reshape(1)
+
+
+def _live(quantizer: FakeQuantizer) -> Tensor:
+    """[channels] bool: those that are zero throughout have a step of 1, whatever the others have."""
+    live = (quantizer.step != 1).any(0)
+    return live if bool(live.any()) else ~live
 
 
 def _find_steps(

@@ -16,7 +16,7 @@ from torch import nn
 
 from ribs.quant.network import Bits, calibrate, check_pooled
 from ribs.quant.recipe import RecipeName
-from ribs.quant.reparameterize import reparameterize
+from ribs.quant.reparameterize import reparameterize, scale_norms
 from ribs.quant.units import UnitScheme
 from ribs.select.algorithm import Algorithm
 from ribs.select.bars import Bars
@@ -198,6 +198,7 @@ def compare(
     with Bars(progress) as bars, network.keep_weights(int(cache_mib * MIB * WEIGHTS_SHARE)):
         widths = bit_widths(itertools.chain(*candidates))
         calibrate(network, batches, widths, pooled=pool_batches, progress=bars.calibration)
+        scale_norms(network)
         measured = Sensitivity(network, batches, candidates, loss, cache_mib=0)
         known: dict[tuple[Bits, ...], tuple[Losses, float | None]] = {}
         for budget, plan in zip(words, plans, strict=True):

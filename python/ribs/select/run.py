@@ -14,7 +14,7 @@ from ribs.quant.copies import unwrap
 from ribs.quant.inputs import collect
 from ribs.quant.network import Bits, QuantizedNetwork, calibrate, check_pooled, prepare
 from ribs.quant.recipe import RecipeName, check_recipe
-from ribs.quant.reparameterize import reparameterize
+from ribs.quant.reparameterize import reparameterize, scale_norms
 from ribs.quant.units import UnitScheme
 from ribs.select.algorithm import Algorithm, Name
 from ribs.select.bars import Bars, duration
@@ -180,6 +180,7 @@ def search(
             f"{duration(work * sensitivity.seconds_of_a_pass)}"
         )
         calibrate(network, batches, plan.bit_widths, pooled=pool_batches, progress=bars.calibration)
+        scale_norms(network)
         if execution == "int8":
             network.configure(plan.configuration(plan.start))
             whole, others = network.integer_layers()
