@@ -97,10 +97,7 @@ def _move(
     scale: Tensor,
     shift: Tensor | None = None,
 ) -> None:
-    """Divide the output of a layer norm by the scale and add the shift, and take both back in its readers.
-
-    What the shift adds is taken back by the weights at their present bits; in float the function stays.
-    """
+    """Divide the output of a layer norm by the scale and add the shift, and take both back in its readers."""
     assert isinstance(norm, nn.LayerNorm)
     weight = torch.ones_like(scale) if norm.weight is None else norm.weight.double()
     norm.weight = _parameter(weight / scale)
@@ -113,8 +110,7 @@ def _move(
         layer.weight = _parameter(layer.weight.double() * scale)
         find_weight_steps(reader, reader.weight_quantizer.choices, network.recipe)
         if shift is not None:
-            # By the weights as they are rounded: by float ones their errors would be multiplied by the shift.
-            moved = reader.quantized_weight().double() @ shift
+            moved = layer.weight.double() @ shift
             layer.bias = _parameter(-moved if layer.bias is None else layer.bias.double() - moved)
 
 
