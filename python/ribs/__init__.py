@@ -4,10 +4,13 @@
 `ribs.count`. Names are loaded on first use, so that `import ribs` and `ribs --help` do not wait for torch.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until the user says otherwise
 
 if TYPE_CHECKING:
     from ribs import ops as ops

@@ -50,6 +50,7 @@ class Sensitivity:
         when asked for the first time counts as well, so that an interrupted search ends with the same number.
     seconds_of_a_pass: how long the float network took.
     record: told of every loss that this process measured.  progress: told of work, in forward equivalents.
+    measured: told, once for each call of `measure`, what was not known: {configuration: losses}, and the shard.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Sensitivity:
         known: Mapping[Key, Losses] | None = None,
         record: Callable[[Choice, int, Losses], None] | None = None,
         progress: Callable[[float], None] = lambda work: None,
+        measured: Callable[[Mapping[Choice, Losses], int], None] = lambda losses, shard: None,
     ) -> None:
         check_loss(loss)
         self.samples = tuple(shard.samples for shard in shards)
@@ -76,6 +78,7 @@ class Sensitivity:
         self._ranks = ranks or Ranks(alone=True)
         self._record = record or (lambda choice, shard, losses: None)
         self._progress = progress
+        self._measured = measured
         self._asked: set[Key] = set()
         self._held: dict[int, tuple[int, Choice]] = {}  # what the slots would hold if nothing had been known
         self._work = _work(network)
@@ -135,6 +138,8 @@ class Sensitivity:
             for job, rows in zip(jobs, self._ranks.gather(measured, mine, len(jobs)), strict=True):
                 self.known.update(((choice, shard), row) for choice, row in zip(job, rows, strict=True))
         self._progress(ahead)
+        if unknown:
+            self._measured({choice: self.known[choice, shard] for choice in unknown}, shard)
         return np.stack([self.known[choice, shard] for choice in choices])
 
     def evaluate(self, choice: Choice) -> Losses:
