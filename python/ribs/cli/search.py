@@ -105,6 +105,8 @@ def as_json(result: ribs.Result) -> dict[str, object]:
                 "standard_error": record.standard_error,
                 "bops": record.bops,
                 "bits": record.bits,
+                "spent": record.spent,
+                "gaps": record.gaps,
             }
             for record in result.history
         ],

@@ -89,6 +89,7 @@ class Profile:
     answers: its solution and, in a race, those of smaller steps, each with the sum of its deltas; measured on as many
         shards as were seen.
     stopped: whether `stop` ended it.
+    gaps: `Solution.gap` of each program that was solved, in order.
     """
 
     deltas: NDArray[np.float64]
@@ -97,6 +98,7 @@ class Profile:
     standing: NDArray[np.bool_]
     answers: dict[Choice, float]
     stopped: bool
+    gaps: tuple[float, ...]
 
 
 def profile(samples: Samples, program: Program, race: Race | None, least: int, stop: Callable[[], bool]) -> Profile:
@@ -110,7 +112,7 @@ def profile(samples: Samples, program: Program, race: Race | None, least: int, s
     """
     reference, standing = program.reference, program.allowed.copy()
     seen, own = np.zeros(standing.shape, dtype=np.int64), [reference[unit] for unit in program.selected]
-    done, ended, stopped = 0, False, False
+    done, ended, stopped, gaps = 0, False, False, list[float]()
     counts = [len(samples.shards)] if race is None else race.rounds(samples.ends)
     for count in counts:
         while done < count and not ended:
@@ -128,6 +130,7 @@ def profile(samples: Samples, program: Program, race: Race | None, least: int, s
             ended = stopped = done < len(samples.shards) and stop()
         deltas, errors = _summary(samples, program, seen)
         solution = solve(deltas, program.costs, program.left, standing)
+        gaps.append(solution.gap)
         choice = program.changed(solution.choice)
         for shard in range(done):
             samples.ask([choice], shard)
@@ -146,9 +149,10 @@ def profile(samples: Samples, program: Program, race: Race | None, least: int, s
     for smaller in _smaller_steps(program, deltas, standing, choice) if race is not None else ():
         shorter = program.changed(smaller.choice)
         answers.setdefault(shorter, smaller.objective)
+        gaps.append(smaller.gap)
         for shard in range(done):
             samples.ask([shorter], shard)
-    return Profile(deltas, errors, seen, standing, answers, stopped)
+    return Profile(deltas, errors, seen, standing, answers, stopped, tuple(gaps))
 
 
 def _smaller_steps(
