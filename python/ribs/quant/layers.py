@@ -142,7 +142,7 @@ class QuantizedLayer(nn.Module):
                 # Codes cannot hold NaN; the float product carries it on to whoever looks at the output.
                 if not bool(input.isnan().any()):
                     raise
-        with _Apart():
+        with Apart():
             return _run(self.layer, self.activation_quantizers[rest.call](input), self.quantized_weight())
 
     def multiply(self, activations: Sequence[Tensor], rest: Rest) -> Tensor:
@@ -274,7 +274,7 @@ class _InFloat:
         self.forward = forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with _Apart():
+        with Apart():
             return self.forward(*args, **kwargs)
 
 
@@ -283,7 +283,7 @@ def call_alone(network: nn.Module, part: nn.Module, args: tuple[Any, ...], kwarg
     if not isinstance(network.forward, _Redirected):
         return part(*args, **kwargs)
     # As in the network's own forward, a mode keeps torch from fast paths that hide products.
-    with _Apart(), _RedirectMode():
+    with Apart(), _RedirectMode():
         return part(*args, **kwargs)
 
 
@@ -349,7 +349,7 @@ def _running() -> list[_Running]:
     return _thread.running  # type: ignore[no-any-return]
 
 
-class _Apart:
+class Apart:
     """Within, products stay where they are."""
 
     def __enter__(self) -> None:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -89,6 +90,17 @@ class QuantizedNetwork:
         finally:
             for layer, old in zip(layers.values(), before, strict=True):
                 layer.kept.leave(old, layer.weight_quantizer.bits)
+
+    def present_weights(self) -> dict[str, list[Any]]:
+        """What is kept of the weights of every layer at its present bits: a pass at these bits reads it."""
+        return {name: layer.kept.made(layer.weight_quantizer.bits) for name, layer in self._weighted().items()}
+
+    def forget_weights_but(self, kept: Mapping[str, list[Any]]) -> None:
+        """Forget what was made of the weights of the present bits since `present_weights` gave `kept`."""
+        for name, layer in self._weighted().items():
+            bits, before = layer.weight_quantizer.bits, kept[name]
+            if not all(any(made is old for old in before) for made in layer.kept.made(bits)):
+                layer.kept.drop(lambda other, form, bits=bits: other == bits)  # type: ignore[misc]
 
     @contextmanager
     def integer_execution(self) -> Iterator[None]:
