@@ -7,7 +7,7 @@ from torch import nn
 
 from ribs.quant.inputs import Inputs
 from ribs.quant.network import prepare
-from ribs.quant.trace import trace
+from ribs.quant.tracing import trace
 
 X = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
 

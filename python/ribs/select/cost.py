@@ -16,7 +16,8 @@ from ribs.quant.inputs import as_inputs
 from ribs.quant.network import Bits, check_training
 from ribs.quant.quantizer import FLOAT_BITS
 from ribs.quant.skip import Skip
-from ribs.quant.trace import Layer, Trace, trace
+from ribs.quant.trace import Layer, Trace
+from ribs.quant.tracing import trace
 from ribs.quant.units import Unit, UnitScheme, find_units
 from ribs.select.accounting import (
     ACCOUNTINGS,
