@@ -50,14 +50,17 @@ class QuantizedLayer(nn.Module):
         ...). None for weights that are no layer's, which come with every call.
     site: one of its products as it was seen; by default that of the layer's own forward.
     calls: how often it runs in one pass of the network; each call's input has a quantizer of its own.
+    own_forward: whether the layer's forward makes its product, with its own bias.
     rounded: whether values of the weight quantizer have taken the place of the float weights.
     """
 
     held: nn.Parameter | None
+    added: nn.Parameter | None
 
     def __init__(self, layer: nn.Module | None, site: Site | None = None, calls: int = 1) -> None:
         super().__init__()
         self.register_module("layer", layer)
+        self.own_forward = site is None
         # A transposed convolution stores (in, out / groups, ...).
         site = site or Site("", RIGHT, 1 if isinstance(layer, _ConvTransposeNd) else 0)
         assert site.weight is not None
@@ -67,6 +70,7 @@ class QuantizedLayer(nn.Module):
         self.input_quantizer = FakeQuantizer(symmetric=False)
         self.later = nn.ModuleList(FakeQuantizer(symmetric=False) for _ in range(calls - 1))
         self.register_parameter("held", None)  # weights that take the place of all others
+        self.register_parameter("added", None)  # to the output, [channels], beside what the network adds
         self._made: Tensor | None = None  # the weights of the last product, where they are not the layer's as they are
         self._present = OWN
         self.rounded = False
@@ -105,6 +109,10 @@ class QuantizedLayer(nn.Module):
     def hold(self, weight: Tensor) -> None:
         """Multiply by these weights from now on, whatever the network computes or shares with others."""
         self.held = nn.Parameter(weight, requires_grad=False)
+
+    def add(self, bias: Tensor) -> None:
+        """Add this to the output from now on, with what was added before."""
+        self.added = nn.Parameter(bias if self.added is None else self.added + bias, requires_grad=False)
 
     @property
     def rounds_what_it_gets(self) -> bool:
@@ -152,7 +160,8 @@ class QuantizedLayer(nn.Module):
             self._made = weight.detach()
         values[1 - self.operand] = self.activation_quantizers[rest.call](x)
         values[self.operand] = self.quantized_weight(weight)
-        return rest.run(*values)
+        result = rest.run(*values)
+        return result if self.added is None else result + self.added
 
     def multiply_own(self, activations: Sequence[Tensor], rest: Rest) -> Tensor:
         """The product in the forward of the layer, which this is running."""

@@ -279,8 +279,8 @@ def check_pooled(pooled: bool, recipe: Recipe) -> None:
 
 def find_weight_steps(layer: QuantizedLayer, choices: Sequence[int], recipe: Recipe) -> None:
     """Give the weights of a layer the recipe's steps for every bit-width in `choices`."""
-    quantizer = layer.weight_quantizer
-    quantizer.set_steps(choices, *RANGES[recipe.weights](layer.weight, choices, symmetric=True, axis=quantizer.axis))
+    quantizer, find = layer.weight_quantizer, RANGES[recipe.weights]
+    quantizer.set_steps(choices, *find(layer.multiplied, choices, symmetric=True, axis=quantizer.axis))
 
 
 def observe(network: QuantizedNetwork, observers: Sequence[Observer], batches: Iterable[Inputs]) -> None:

@@ -87,7 +87,7 @@ class Trace:
     reads: the tensors that layers read, each once for each layer that reads it.
     sums: the layers whose outputs were added, two sides a sum. What is computed from one output alone counts as it;
         a sum is no layer's output.
-    norms: by layer norm, the linears that read its output, where nothing else does.
+    norms: by layer norm, the linears that read its output, through functionals too, where nothing else does.
     shares: (matmul, number of its call, operand) of each operand that is the output of a softmax.
     sources: by layer, the parameters and buffers that its weights are or are computed from.
     otherwise: parameters and buffers that are not only read to multiply by, as weights of layers.

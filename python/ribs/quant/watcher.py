@@ -19,6 +19,7 @@ from ribs.quant.owners import Frame, Owners
 from ribs.quant.products import (
     ADDED,
     OPENED,
+    RIGHT,
     Product,
     find_product,
     foreign_operator,
@@ -173,7 +174,7 @@ class Watcher(TorchFunctionMode):
             self.calls[quantized].calls if quantized in self.calls else 0,
             {place: product.values[place] for place in site.inputs},
             matmul=site.weight is None,
-            linear=product.kind == "linear" and frame.name in self._plain,
+            linear=site.weight == RIGHT and product.is_linear,
         )
         if site.layer is None:
             self.unquantized[frame.name] += macs
