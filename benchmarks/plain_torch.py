@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ribs.quant.layers import Apart, QuantizedLayer, QuantizedMatmul
+from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
 from ribs.quant.network import QuantizedNetwork
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, code_range
+from ribs.quant.running import Apart
 from ribs.select.loss import kl_divergence
 
 BITS = range(2, 9)

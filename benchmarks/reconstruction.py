@@ -21,8 +21,9 @@ from ribs import ops
 from ribs.cli import digits
 from ribs.ops import soft_twin
 from ribs.quant.inputs import collect
-from ribs.quant.layers import QuantizedLayer, call_alone
+from ribs.quant.layers import QuantizedLayer
 from ribs.quant.network import Bits
+from ribs.quant.redirect import call_alone
 from ribs.recon.optimise import Optimisation
 from ribs.recon.pieces import find_pieces
 from ribs.recon.run import Reconstruction

@@ -311,7 +311,7 @@ def quantize(
     batches = collect(model, loader, calibration_samples)
     network = prepare(model, batches[0], units, recipe=recipe, skip=skip)
     check_pooled(pool_batches, network.recipe)
-    table = CostTable.of(network.trace, network.units)
+    table = CostTable.of(network.trace, network.units, recipe=network.recipe.name)
     configuration = table.configuration(bits)
     with Bars(progress) as bars:
         widths = bit_widths(configuration.values())
