@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import nn
 import ribs
 from ribs.cli.evaluate import Accuracy, evaluate, labelled_images
 from ribs.cli.models import input_size, load_data, load_model
+from ribs.cli.output import bars, print_json
 from ribs.cli.paper import (
     NOT_YET,
     Cited,
@@ -55,7 +55,10 @@ class Outcome:
 def run(arguments: argparse.Namespace) -> None:
     """List all rows, or run one; one that cannot run yet still prints what it and its rivals cost."""
     if arguments.list:
-        print(_listing())
+        if arguments.json:
+            print_json(_rows())
+        else:
+            print(_listing())
         return
     if arguments.row is None:
         raise ValueError("give a row such as table1a/ribs-28.5, or --list to see all of them")
@@ -65,8 +68,11 @@ def run(arguments: argparse.Namespace) -> None:
             print(_report(table, row, Outcome(), []))
         raise ValueError(refusal)
     outcome = _Run(arguments, table, row).outcome()
-    show = _as_json if arguments.json else _report
-    print(show(table, row, outcome, _changes(arguments, table, row)))
+    changes = _changes(arguments, table, row)
+    if arguments.json:
+        print_json(_as_json(table, row, outcome, changes))
+    else:
+        print(_report(table, row, outcome, changes))
 
 
 def _refusal(arguments: argparse.Namespace, row: Row) -> str | None:
@@ -104,7 +110,7 @@ class _Run:
         self.arguments, self.table, self.row = arguments, table, row
         self.samples = table.samples if arguments.samples is None else arguments.samples
         self.seed = table.seed if arguments.seed is None else arguments.seed
-        self.progress = not arguments.no_progress
+        self.progress = bars(arguments)
         self.folder = Path(arguments.data)
         self.model = load_model(
             networks()[row.network].model, checkpoint=arguments.checkpoint, pretrained=not arguments.random_weights
@@ -253,14 +259,26 @@ def _cost_of(costs: ribs.CostTable, bits: AnyBits) -> dict[str, str]:
     return {"gbops": f"{costs.bops(bits) / 1e9:.5g}", "mib": f"{costs.size_mib(bits):.4g}"}
 
 
+def _rows() -> list[dict[str, Any]]:
+    """All rows as the paper prints them; waits_for: what must be there to run one, null for another paper's figure."""
+    return [
+        {
+            "row": f"{name}/{row.name}",
+            "method": row.method,
+            "bits": row.bits,
+            "published": vars(row.published),
+            "waits_for": None if isinstance(row.run, Cited) else ["ImageNet", *row.waits_for],
+        }
+        for name, table in tables().items()
+        for row in table.rows
+    ]
+
+
 def _listing() -> str:
     rows = []
-    for name, table in tables().items():
-        for row in table.rows:
-            published = vars(row.published)
-            waits = "-" if isinstance(row.run, Cited) else ", ".join(["ImageNet", *row.waits_for])
-            cells = [published[key] or "" for key in ("gbops", "mib", "top1")]
-            rows.append([f"{name}/{row.name}", row.method, row.bits, *cells, waits])
+    for each in _rows():
+        cells = [each["published"][key] or "" for key in ("gbops", "mib", "top1")]
+        rows.append([each["row"], each["method"], each["bits"], *cells, ", ".join(each["waits_for"] or ["-"])])
     header = ["row", "method", "W/A", "GBOPs", "MiB", "top-1 %", "waits for"]
     titles = "\n".join(f"{name}: {table.title}" for name, table in tables().items())
     used = "\n".join(f"{name}: {network.model}; {network.why}" for name, network in networks().items())
@@ -320,12 +338,11 @@ def _by_layer(layers: Mapping[str, Accuracy]) -> str:
     return text_table(["layer changed", "top-1 %", "change"], rows, right=(1, 2))
 
 
-def _as_json(table: Table, row: Row, outcome: Outcome, changes: list[str]) -> str:
-    found = {
+def _as_json(table: Table, row: Row, outcome: Outcome, changes: list[str]) -> dict[str, object]:
+    return {
         "published": {other.name: vars(other.published) for other in table.beside(row)},
         "top1": {name: one.top1 for name, one in outcome.accuracy.items()},
         "top1_by_layer": {name: one.top1 for name, one in outcome.layers.items()},
         "result": None if outcome.result is None else as_json(outcome.result),
         "not_as_in_the_paper": changes,
     }
-    return json.dumps(found, indent=2)

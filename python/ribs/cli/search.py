@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch.distributed as dist
 import ribs
 from ribs.cli.flags import budgets, candidates
 from ribs.cli.models import input_size, load_data, load_loss, load_model
+from ribs.cli.output import bars, print_json
 from ribs.io.folder import check_free
 from ribs.select.result import Spending
 
@@ -57,12 +57,14 @@ def run(arguments: argparse.Namespace) -> None:
             cache_mib=arguments.cache_mib,
             journal=arguments.journal,
             seed=arguments.seed,
-            progress=not arguments.no_progress,
+            progress=bars(arguments),
         )
     if first and arguments.out is not None:
         result.save(arguments.out)
-    if first:
-        print(json.dumps(as_json(result), indent=2) if arguments.json else result.summary())
+    if first and arguments.json:
+        print_json(as_json(result))
+    elif first:
+        print(result.summary())
 
 
 @contextmanager
