@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from nets import NETS, Convs
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import ribs
-from nets import NETS, Convs
 from ribs.qat import finish, parameter_groups, prepare
 from ribs.quant.layers import QuantizedLayer
 from small import in_children, loader, network
