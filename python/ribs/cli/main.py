@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         import_module(f"ribs.cli.{arguments.command}").run(arguments)
     except KeyboardInterrupt:
-        journal = getattr(arguments, "journal", None)
+        journal = getattr(arguments, "journal", None) or getattr(arguments, "run_folder", None)
         rest = f"the same command goes on from {journal}" if journal else "nothing was written"
         print(f"ribs: interrupted; {rest}", file=sys.stderr)
         return INTERRUPTED
@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_search(commands.add_parser("search", help="find the best bits of a network within a budget"))
+    _add_qat(commands.add_parser("qat", help="find bits within a budget, or take given ones, and train at them"))
     _add_evaluate(commands.add_parser("evaluate", help="top-1 accuracy of a saved result on labelled images"))
     _add_report(commands.add_parser("report", help="a page of HTML about a saved result"))
     _add_compare(commands.add_parser("compare", help="ribs beside other ways to choose bits, at the same budgets"))
@@ -72,6 +73,54 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         "--cache-mib", type=float, default=1024, metavar="MIB", help="for what is kept (default: %(default)s)"
     )
     parser.add_argument("--journal", metavar="FOLDER", help="keep every measured loss, to go on after an interruption")
+    parser.add_argument("--out", metavar="FOLDER", help="save the result: bits, packed weights, history")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--no-progress", action="store_true", help="no bars")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_qat(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--data", required=True, help="a folder of train/ and val/, each with a folder for each class")
+    parser.add_argument("--at", metavar="BITS", help="in place of a budget: 4, 4/8, bits.json, or a saved result")
+    _add_budget(parser)
+    _add_candidates(parser)
+    _add_units(parser)
+    _add_recipe(parser)
+    parser.add_argument("--samples", type=int, default=1024, help="calibration samples (default: %(default)s)")
+    parser.add_argument("--method", choices=("lsq", "lsq+"), default="lsq", help="default: %(default)s")
+    parser.add_argument("--per-channel", action="store_true", help="a step for each output channel of weights")
+    parser.add_argument("--teacher", metavar="MODEL", help="a timm name, or package.module:function")
+    parser.add_argument("--teacher-checkpoint", metavar="FILE", help="its weights (default: timm's, fetched)")
+    parser.add_argument("--distillation", type=float, default=1.0, help="share of the teacher (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the teacher (default: %(default)s)")
+    numbers: tuple[tuple[str, float | None, str], ...] = (
+        ("--lr", 0.01, "learning rate of weights"),
+        ("--step-lr", None, "of steps (default: --lr)"),
+        ("--warm-up", 0.0, "epochs of rising learning rates"),
+        ("--momentum", 0.9, "of the optimizer"),
+        ("--weight-decay", 1e-4, "of weights"),
+        ("--label-smoothing", 0.0, "of labels"),
+        ("--ema", None, "decay of an average of weights, which is kept in their place"),
+        ("--clip", None, "largest norm of the gradients"),
+        ("--least-crop", 0.35, "least share of an image that a random crop shows"),
+    )
+    for name, value, text in numbers:
+        shown = "" if value is None else " (default: %(default)s)"
+        parser.add_argument(name, type=float, default=value, help=text + shown)
+    parser.add_argument("--epochs", type=int, default=90, help="default: %(default)s")
+    parser.add_argument("--optimizer", default="momentum", help="by timm's name (default: %(default)s)")
+    parser.add_argument("--augment", metavar="POLICY", help="timm's auto-augment policy, such as rand-m9-mstd0.5")
+    parser.add_argument("--precision", choices=("no", "fp16", "bf16"), default="no", help="half (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=64, help="of a process (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    parser.add_argument(
+        "--run",
+        dest="run_folder",
+        metavar="FOLDER",
+        help="keep the state of each epoch, to go on after an interruption",
+    )
     parser.add_argument("--out", metavar="FOLDER", help="save the result: bits, packed weights, history")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--no-progress", action="store_true", help="no bars")

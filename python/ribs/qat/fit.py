@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Iterable, Sized
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from ribs.qat.checkpoint import Epoch, Folder
 from ribs.qat.finish import finish
 from ribs.qat.objective import Objective
 from ribs.qat.prepare import ORIGIN, Method, prepare
-from ribs.qat.run import MakeOptimizer, Run, seed_all
+from ribs.qat.run import MakeOptimizer, Run, import_accelerate, seed_all
 from ribs.qat.training import Training
 from ribs.quant.copies import unwrap
 from ribs.select.cost import AnyBits
@@ -79,7 +78,8 @@ def fit(
     """
     training = Training() if training is None else training
     model = unwrap(model)
-    accelerator = _accelerator(model) if accelerator is None else accelerator
+    if accelerator is None:
+        accelerator = import_accelerate().Accelerator(cpu=next(model.parameters()).device.type == "cpu")
     if not isinstance(loader, Sized) or len(loader) == 0:
         raise ValueError(f"[fit] the loader, a {type(loader).__name__}, has no length; give a DataLoader or a list")
     if next(model.parameters()).device != accelerator.device:  # as of each process but the first, by default
@@ -99,15 +99,6 @@ def fit(
     run.train(kept, validation, progress=progress and accelerator.is_main_process)
     result = finish(run.finished(), model, loader, calibration_samples=calibration_samples)
     return Fitted(result, tuple(run.history))
-
-
-def _accelerator(model: nn.Module) -> Any:
-    """One for the device of the model."""
-    try:
-        accelerate = import_module("accelerate")
-    except ImportError as error:
-        raise ImportError('training needs accelerate: pip install "ribs-quant[train]"') from error
-    return accelerate.Accelerator(cpu=next(model.parameters()).device.type == "cpu")
 
 
 def _frozen(teacher: nn.Module | None, device: torch.device) -> nn.Module | None:

@@ -25,13 +25,21 @@ from ribs.select.loss import find_tensor
 MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 
+def import_accelerate() -> Any:
+    """Raises: ImportError that says how to install it."""
+    try:
+        return import_module("accelerate")
+    except ImportError as error:
+        raise ImportError('training needs accelerate: pip install "ribs-quant[train]"') from error
+
+
 def seed_all(loader: Any, seed: int, epoch: int) -> None:
     """Have all that is random in an epoch depend on nothing but the seed and its number.
 
     Processes share the order of samples, and but for epoch -1, before training, nothing else.
     """
     value = (seed * 0x9E3779B1 + epoch) % 2**31  # a process adds its number
-    import_module("accelerate.utils").set_seed(value, device_specific=epoch >= 0)
+    import_accelerate().utils.set_seed(value, device_specific=epoch >= 0)
     batches = getattr(loader, "batch_sampler", None)
     for part in (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)):
         if isinstance(generator := getattr(part, "generator", None), torch.Generator):
