@@ -67,6 +67,23 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--execution", choices=("float32", "int8"), default="float32", help="int8: products of integers, on CPUs"
     )
+    parser.add_argument(
+        "--reconstruct", choices=("adaround", "brecq", "qdrop"), help="every configuration, before its loss is measured"
+    )
+    parser.add_argument(
+        "--reconstruct-iterations",
+        type=int,
+        default=200,
+        metavar="N",
+        help="steps for each block (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--finish-iterations",
+        type=int,
+        default=20_000,
+        metavar="N",
+        help="the same, of the configuration found (default: %(default)s)",
+    )
     parser.add_argument("--max-seconds", type=float, metavar="S", help="return the best found in about this time")
     parser.add_argument(
         "--cache-mib", type=float, default=1024, metavar="MIB", help="for what is kept (default: %(default)s)"
@@ -182,6 +199,9 @@ def _add_reproduce(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of the samples and the search (default: the row's)")
     parser.add_argument("--samples", type=int, help="calibration samples (default: the row's, 1024)")
     parser.add_argument("--iterations", type=int, help="of a search (default: the row's)")
+    parser.add_argument(
+        "--reconstruction-iterations", type=int, metavar="N", help="steps for each block, at most (default: the row's)"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="evaluate on N of the images in val/ (default: all)")
     parser.add_argument("--random-weights", action="store_true", help="do not fetch weights: to try the whole way")
     parser.add_argument("--no-progress", action="store_true", help="no bars")

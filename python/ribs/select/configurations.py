@@ -131,6 +131,21 @@ class Configurations(Reconstruction):
                 put(self.model, piece.layers, found)
             self._path.append(key)
 
+    def go_to_alone(self, reference: Configuration, configuration: Configuration) -> None:
+        """As `go_to`, but of the pieces only those whose own bits differ from the reference's are reconstructed.
+
+        All others stay as they are in the reference.
+        """
+        self.go_to(reference)
+        kept = [learned(self.model, piece.layers) for piece in self.pieces]
+        first = self._leave(configuration)
+        for piece, found in zip(self.pieces[first:], kept[first:], strict=True):
+            names = [self._network.units[unit].name for unit in self._units_of(piece)]
+            if any(reference[name] != configuration[name] for name in names):
+                self.rebuild(piece)
+            else:
+                put(self.model, piece.layers, found)
+
     def restore(self, configuration: Configuration) -> nn.Module:
         """The network at these bits with its float weights and calibrated steps."""
         self._leave(configuration)

@@ -86,11 +86,22 @@ class Reconstructed(Measurement):
     def _run(self, reference: Choice, jobs: Sequence[Sequence[Choice]], shard: int) -> Iterator[Losses]:
         for [choice] in jobs:
             self._made.go_to(self._configuration(choice))
-            losses = []
-            for batch, target in enumerate(self._float_outputs):
-                losses.append(self._losses(target, self._made.output(batch), self._inputs(batch)))
-            self._record(choice, shard, np.concatenate(losses))
-            yield np.concatenate(losses)[None]
+            losses = self._present_losses()
+            self._record(choice, shard, losses)
+            yield losses[None]
+
+    def _present_losses(self) -> Losses:
+        pairs = enumerate(self._float_outputs)
+        return np.concatenate([self._losses(out, self._made.output(n), self._inputs(n)) for n, out in pairs])
+
+    def measure_alone(self, reference: Choice, choice: Choice) -> Losses:
+        """[samples] losses of a configuration of which only what differs from the reference is reconstructed anew.
+
+        It is what the paper's Figure 3 warns of, and nothing that a search measures.
+        """
+        self._begin(reference)
+        self._made.go_to_alone(self._configuration(reference), self._configuration(choice))
+        return self._present_losses()
 
     def finish(self, choice: Choice, method: Method, *, progress: bool) -> Losses:
         """Leave the network reconstructed by another method, at a configuration; [samples] losses of it."""
