@@ -14,6 +14,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until th
 
 if TYPE_CHECKING:
     from ribs import ops as ops
+    from ribs import qat as qat
     from ribs.io.errors import FormatError as FormatError
     from ribs.io.saved import load as load
     from ribs.ops import build_info as build_info
@@ -50,7 +51,7 @@ _HOME = {
     "reconstruct": "ribs.select.reconstruct",
     "search": "ribs.select.run",
 }
-_MODULES = {"losses": "ribs.select.loss", "ops": "ribs.ops"}
+_MODULES = {"losses": "ribs.select.loss", "ops": "ribs.ops", "qat": "ribs.qat"}
 __all__ = ["__version__", *_MODULES, *_HOME]
 
 

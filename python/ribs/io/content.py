@@ -158,7 +158,7 @@ class Content:
 
     @property
     def costs(self) -> CostTable:
-        return CostTable(self.trace, self.units, self.accounting)
+        return CostTable(self.trace, self.units, self.accounting, self.recipe)
 
 
 def upgraded(content: Any, version: int) -> Any:

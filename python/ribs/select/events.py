@@ -8,16 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ribs.quant.network import Bits
 from ribs.select.bars import Bars
 from ribs.select.cost import Configuration
+from ribs.select.measurement import Losses, Measurement
 from ribs.select.plan import Plan
 from ribs.select.ranks import Ranks
 from ribs.select.result import IterationRecord
-from ribs.select.samples import Choice
+from ribs.select.samples import Choice, Measure
 from ribs.select.search import Iteration
 
 _log = logging.getLogger(__name__)
@@ -97,10 +95,20 @@ class Events:
             done = IterationDone(self._done, self._at_most, record, forward_equivalents, seconds)
             self._tell(self._on_iteration, [done])
 
-    def probes(self, losses: Mapping[Choice, NDArray[np.float64]], shard: int) -> None:
-        """losses: [samples of the shard] of each configuration that was measured."""
+    def telling(self, measurement: Measurement) -> Measure:
+        """Its `measure`, which then tells of the losses that were not known."""
         if self._on_probe is None and not _log.isEnabledFor(logging.DEBUG):
-            return
+            return measurement.measure
+
+        def measure(choices: Sequence[Choice], shard: int) -> Losses:
+            new = {choice for choice in choices if (choice, shard) not in measurement.known}
+            losses = measurement.measure(choices, shard)
+            self._probes({choice: row for choice, row in zip(choices, losses, strict=True) if choice in new}, shard)
+            return losses
+
+        return measure
+
+    def _probes(self, losses: Mapping[Choice, Losses], shard: int) -> None:
         probes = [
             ProbeDone(self._plan.configuration(choice), shard, len(row), float(row.mean()))
             for choice, row in losses.items()
