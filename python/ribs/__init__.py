@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ribs import ops as ops
+    from ribs import qat as qat
     from ribs.io.errors import FormatError as FormatError
     from ribs.io.saved import load as load
     from ribs.ops import build_info as build_info
@@ -47,7 +48,7 @@ _HOME = {
     "reconstruct": "ribs.select.reconstruct",
     "search": "ribs.select.run",
 }
-_MODULES = {"losses": "ribs.select.loss", "ops": "ribs.ops"}
+_MODULES = {"losses": "ribs.select.loss", "ops": "ribs.ops", "qat": "ribs.qat"}
 __all__ = ["__version__", *_MODULES, *_HOME]
 
 
