@@ -88,9 +88,9 @@ def prepare(
 def _origin(network: QuantizedNetwork, bits: Result | AnyBits) -> Result:
     """What the result will be, but for its model and losses. Raises: ValueError for bits that do not fit."""
     if isinstance(bits, Result):
-        table = CostTable.of(network.trace, network.units, bits.costs.accounting)
+        table = CostTable.of(network.trace, network.units, bits.costs.accounting, bits.recipe)
         return replace(bits, bits=table.configuration(bits.bits), model=nn.Identity(), costs=table)
-    table = CostTable.of(network.trace, network.units)
+    table = CostTable.of(network.trace, network.units, recipe=network.recipe.name)
     configuration = table.configuration(bits)
     return Result(
         bits=configuration,
