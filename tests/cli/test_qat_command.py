@@ -57,7 +57,7 @@ def found(capsys, *arguments):
 
 
 def test_a_budget_is_searched_for_trained_at_and_saved(folder, capsys):
-    budget = ["--budget-bops", "4/4", "--bits", "2,4,8", "--epochs", "3", "--run", "run", "--out", "saved"]
+    budget = ["--budget-bops", "4/4", "--bits", "2,4,8", "--epochs", "3", "--checkpoints", "run", "--out", "saved"]
     first = found(capsys, *budget)
     from qat_net_module import net
 

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         import_module(f"ribs.cli.{arguments.command}").run(arguments)
     except KeyboardInterrupt:
-        journal = getattr(arguments, "journal", None) or getattr(arguments, "run_folder", None)
+        journal = getattr(arguments, "journal", None) or getattr(arguments, "checkpoints", None)
         rest = f"the same command goes on from {journal}" if journal else "nothing was written"
         print(f"ribs: interrupted; {rest}", file=sys.stderr)
         return INTERRUPTED
@@ -115,12 +115,7 @@ def _add_qat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="of a process (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
-    parser.add_argument(
-        "--run",
-        dest="run_folder",
-        metavar="FOLDER",
-        help="keep the state of each epoch, to go on after an interruption",
-    )
+    parser.add_argument("--checkpoints", metavar="FOLDER", help="keep each epoch, to go on if interrupted")
     parser.add_argument("--out", metavar="FOLDER", help="save the result: bits, packed weights, history")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--no-progress", action="store_true", help="no bars")

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
             training=_facts(arguments),
             teacher=teacher,
             validation=validation,
-            folder=arguments.run_folder,
+            folder=arguments.checkpoints,
             method=arguments.method,
             per_channel=arguments.per_channel,
             optimizer=lambda groups: _optimizer(arguments, groups),
