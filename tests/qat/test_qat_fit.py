@@ -124,9 +124,16 @@ class Dies(TensorDataset):
         return super().__getitem__(index)
 
 
-@pytest.mark.parametrize("ema", [None, 0.7])
-def test_a_run_that_was_killed_goes_on_to_the_same_bits(tmp_path, ema):
-    facts = Training(epochs=4, ema=ema, warm_up=0.5, **FAST)
+WAYS = {
+    "plain": {},
+    "average": {"ema": 0.7},
+    "oscillations": {"dampening": 0.1, "freezing": 0.015},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(tmp_path, way):
+    facts = Training(epochs=4, warm_up=0.5, **WAYS[way], **FAST)
     options = {"training": facts, "validation": batches(seed=1, shuffle=False), "method": "lsq+"}
     whole = trained(**options, folder=tmp_path / "whole")
     seen_before = 16 + 64  # a batch to look at, and the calibration

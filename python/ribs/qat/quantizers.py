@@ -87,10 +87,33 @@ class LearnedWeights(Learned):
     def rounded(self, x: Tensor) -> Tensor:
         features = x.numel() if self.axis is None else x.numel() // x.shape[self.axis]
         step, zero_point = learned(self.step, self.floor, self.scale(features))[0], self.zero_point[0]
-        if self.norm is None or self.norm.weight is None:
+        sign = self._sign(x)
+        if sign is None:
             return ops.fake_quantize(x, step, zero_point, *self.range, self.axis)
-        sign = torch.where(self.norm.weight.detach() < 0, -1.0, 1.0).to(x.dtype).reshape(self._shape(x))
         return ops.fake_quantize(x * sign, step, zero_point, *self.range, self.axis) * sign
+
+    def steps(self, weight: Tensor) -> Tensor:
+        """Those of the weights, to be multiplied with them."""
+        step = self.present[0]
+        return step if self.axis is None else step.reshape(_along(self.axis, weight))
+
+    @torch.no_grad()
+    def integers(self, weight: Tensor) -> Tensor:
+        """[like weights] int16: how many steps each is rounded to."""
+        codes: Tensor = (self(weight) / self.steps(weight)).round()
+        return codes.to(torch.int16)
+
+    def limits(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The least and the largest value that weights are rounded to."""
+        low, high = (each * self.steps(weight) for each in self.range)
+        sign = self._sign(weight)
+        return (low, high) if sign is None else (torch.where(sign < 0, -high, low), torch.where(sign < 0, -low, high))
+
+    def _sign(self, weight: Tensor) -> Tensor | None:
+        if self.norm is None or self.norm.weight is None:
+            return None
+        sign = torch.where(self.norm.weight.detach() < 0, -1.0, 1.0)
+        return sign.to(weight.dtype).reshape(_along(self.channel_axis, weight))
 
     def fixed_for(self, weight: Tensor) -> FakeQuantizer:
         """The quantizer of these weights once the norm is folded into them, with a step for each channel."""
@@ -105,8 +128,10 @@ class LearnedWeights(Learned):
         made.set_bits(self.bits)
         return made
 
-    def _shape(self, weight: Tensor) -> list[int]:
-        return [-1 if dim == self.channel_axis else 1 for dim in range(weight.dim())]
+
+def _along(axis: int | None, weight: Tensor) -> list[int]:
+    """The shape of a value for each index of an axis."""
+    return [-1 if dim == axis else 1 for dim in range(weight.dim())]
 
 
 class LearnedActivations(Learned):

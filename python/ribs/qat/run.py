@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ribs.qat.checkpoint import Epoch, Folder
 from ribs.qat.groups import parameter_groups
 from ribs.qat.objective import Objective, labels_of
+from ribs.qat.oscillation import Freezing, dampening
 from ribs.quant.inputs import as_inputs
 from ribs.select.loss import find_tensor
 
@@ -74,6 +75,7 @@ class Run:
         if facts.ema is not None:
             self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(facts.ema))
         self.wrapped, self.optimizer = accelerator.prepare(network, made)
+        self.freezing = None if facts.freezing is None else Freezing(network, facts.freezing)
         self.loader = self._share(loader)
         self.history: list[Epoch] = []
         self.best: dict[str, Any] | None = None
@@ -94,6 +96,8 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.freezing is not None:
+            self.freezing.load_state_dict(state["freezing"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.history = [Epoch(**each) for each in state["history"]]
@@ -128,8 +132,9 @@ class Run:
         label = f"epoch {number + 1} of {self.training.epochs}"
         with tqdm(self.loader, label, unit="batch", disable=not progress, file=sys.stderr) as bar:
             for index, batch in enumerate(bar):
-                self._set_rates((number + index / len(self.loader)) / self.training.epochs)
-                loss, good = self._step(batch)
+                done = (number + index / len(self.loader)) / self.training.epochs
+                self._set_rates(done)
+                loss, good = self._step(batch, done)
                 if good:
                     total, made, in_a_row = total + loss, made + 1, 0
                     bar.set_postfix_str(f"loss {total / made:.4g}", refresh=False)
@@ -142,12 +147,15 @@ class Run:
                     )
         return total / max(made, 1), skipped
 
-    def _step(self, batch: Any) -> tuple[float, bool]:
+    def _step(self, batch: Any, done: float) -> tuple[float, bool]:
         """The loss, and whether the step was made."""
         before = [each.clone() for each in self._statistics]
         device = self.accelerator.device
         inputs, labels = as_inputs(self.model, batch).to(device), labels_of(batch)
         loss = self.objective(inputs.call(self.wrapped), inputs, None if labels is None else labels.to(device))
+        if self.training.dampening > 0:
+            rising = self.training.dampening * (1 - math.cos(math.pi * done)) / 2
+            loss = loss + rising * dampening(self.network)
         self.accelerator.backward(loss)
         # The gradients are those of all processes, so that all decide alike.
         norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.training.clip or math.inf)
@@ -158,9 +166,12 @@ class Run:
         if not good:
             for each, old in zip(self._statistics, before, strict=True):
                 each.copy_(old)
-        elif self.average is not None:
+            return loss.item(), False
+        if self.freezing is not None:
+            self.freezing.step()
+        if self.average is not None:
             self.average.update_parameters(self.network)
-        return loss.item(), good
+        return loss.item(), True
 
     def _set_rates(self, done: float) -> None:
         """done: the share of the training that lies behind."""
@@ -193,6 +204,8 @@ class Run:
         }
         if self.average is not None:
             state["average"] = self.average.state_dict()
+        if self.freezing is not None:
+            state["freezing"] = self.freezing.state_dict()
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         return state
