@@ -103,12 +103,15 @@ def _add_qat(parser: argparse.ArgumentParser) -> None:
         ("--label-smoothing", 0.0, "of labels"),
         ("--ema", None, "decay of an average of weights, which is kept in their place"),
         ("--clip", None, "largest norm of the gradients"),
+        ("--dampening", 0.0, "of weights that oscillate"),
+        ("--freezing", None, "frequency of oscillations from which on a weight stays"),
         ("--least-crop", 0.35, "least share of an image that a random crop shows"),
     )
     for name, value, text in numbers:
         shown = "" if value is None else " (default: %(default)s)"
         parser.add_argument(name, type=float, default=value, help=text + shown)
     parser.add_argument("--epochs", type=int, default=90, help="default: %(default)s")
+    parser.add_argument("--progressive", metavar="BITS,...", help="8,5: stages with no fewer bits than these, first")
     parser.add_argument("--optimizer", default="momentum", help="by timm's name (default: %(default)s)")
     parser.add_argument("--augment", metavar="POLICY", help="timm's auto-augment policy, such as rand-m9-mstd0.5")
     parser.add_argument("--precision", choices=("no", "fp16", "bf16"), default="no", help="half (default: %(default)s)")

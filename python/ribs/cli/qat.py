@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 import ribs
 from ribs.cli.evaluate import labelled_images
-from ribs.cli.flags import BUDGETS, budgets, candidates
+from ribs.cli.flags import BUDGETS, budgets, candidates, read_bits
 from ribs.cli.models import image_folder, import_timm, input_size, load_data, load_model
 from ribs.cli.search import as_json, own_device, processes
 from ribs.io.folder import check_free
@@ -135,6 +135,9 @@ def _facts(arguments: argparse.Namespace) -> Training:
         distillation=arguments.distillation,
         temperature=arguments.temperature,
         ema=arguments.ema,
+        progressive=tuple(read_bits("--progressive", arguments.progressive)) if arguments.progressive else (),
+        dampening=arguments.dampening,
+        freezing=arguments.freezing,
         clip=arguments.clip,
         seed=arguments.seed,
     )

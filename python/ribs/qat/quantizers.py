@@ -6,6 +6,7 @@ LSQ is Esser et al., Learned Step Size Quantization (2019); LSQ+ Bhalgat et al. 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +48,20 @@ class Learned(FakeQuantizer):
         self.step = nn.Parameter(step.detach().clone()[None])
         self.register_buffer("floor", self.step.detach() * SMALLEST)
         self.zero_point = zero_point.clone()[None]
-        self.choices, self.bits = (quantizer.bits,), quantizer.bits
-        self.range = code_range(quantizer.bits, quantizer.symmetric)
+        self.choose(quantizer.bits)
+
+    def choose(self, bits: int) -> None:
+        """Round to other bits from now on, with the same step."""
+        self.choices, self.bits, self.range = (bits,), bits, code_range(bits, self.symmetric)
+
+    @torch.no_grad()
+    def set_steps(self, choices: Sequence[int], step: Tensor, zero_point: Tensor) -> None:
+        """Begin anew at one bit-width; the parameter stays the same object."""
+        [bits] = choices
+        self.choose(bits)
+        self.step.copy_(step)
+        self.floor.copy_(step * SMALLEST)
+        self.zero_point.copy_(zero_point)
 
     @property
     def present(self) -> tuple[Tensor, Tensor]:
@@ -148,6 +161,12 @@ class LearnedActivations(Learned):
         super().__init__(quantizer, quantizer.axis, step.reshape(-1)[0], zero_point.reshape(-1)[0])
         offset = -self.zero_point * self.step.detach()
         self.register_parameter("offset", nn.Parameter(offset) if learn_offset else None)
+
+    @torch.no_grad()
+    def set_steps(self, choices: Sequence[int], step: Tensor, zero_point: Tensor) -> None:
+        super().set_steps(choices, step, zero_point)
+        if self.offset is not None:
+            self.offset.copy_(-self.zero_point * self.step)
 
     @property
     def present(self) -> tuple[Tensor, Tensor]:

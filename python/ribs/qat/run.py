@@ -20,7 +20,10 @@ from ribs.qat.checkpoint import Epoch, Folder
 from ribs.qat.groups import parameter_groups
 from ribs.qat.objective import Objective, labels_of
 from ribs.qat.oscillation import Freezing, dampening
+from ribs.qat.prepare import find_origin
+from ribs.qat.recalibrate import choose_bits, recalibrate
 from ribs.quant.inputs import as_inputs
+from ribs.quant.network import Bits
 from ribs.select.loss import find_tensor
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
@@ -65,6 +68,8 @@ class Run:
         objective: Objective,
         accelerator: Any,
         make_optimizer: MakeOptimizer | None,
+        *,
+        calibration_samples: int,
     ) -> None:
         self.model, self.network, self.objective, self.accelerator = model, network, objective, accelerator
         self.training = facts = objective.training
@@ -76,6 +81,7 @@ class Run:
             self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(facts.ema))
         self.wrapped, self.optimizer = accelerator.prepare(network, made)
         self.freezing = None if facts.freezing is None else Freezing(network, facts.freezing)
+        self.calibration, self.calibration_samples = loader, calibration_samples
         self.loader = self._share(loader)
         self.history: list[Epoch] = []
         self.best: dict[str, Any] | None = None
@@ -92,6 +98,9 @@ class Run:
         state = folder.read()
         if state is None:
             return
+        self.history = [Epoch(**each) for each in state["history"]]
+        for network in self._networks():
+            choose_bits(network, self._bits(len(self.history) - 1))
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
@@ -100,18 +109,20 @@ class Run:
             self.freezing.load_state_dict(state["freezing"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.history = [Epoch(**each) for each in state["history"]]
-        self.best = folder.read_best() if any(each.accuracy is not None for each in self.history) else None
+        self.best = folder.read_best() if self._ranked() else None
 
     def train(self, folder: Folder, validation: Iterable[Any] | None, *, progress: bool) -> None:
         """Make the epochs that are left; raises ValueError where too many steps in a row are skipped."""
         validation = None if validation is None else self._share(validation)
         for number in range(len(self.history), self.training.epochs):
+            if self.training.least_bits(number) != (self.training.least_bits(number - 1) if number else 1):
+                self._begin_stage(number)
             seed_all(self.loader, self.training.seed, number)
             loss, skipped = self._epoch(number, progress)
             accuracy = None if validation is None else self._accuracy(validation)
-            better = accuracy is not None and accuracy > max((e.accuracy or 0.0 for e in self.history), default=-1.0)
+            reached = max(self._ranked(), default=-1.0)
             self.history.append(Epoch(number, loss, skipped, accuracy))
+            better = max(self._ranked(), default=-1.0) > reached
             if better:
                 self.best = {name: each.detach().cpu().clone() for name, each in self.kept.state_dict().items()}
             if self.accelerator.is_main_process:
@@ -124,6 +135,31 @@ class Run:
         if self.best is not None:
             self.kept.load_state_dict(self.best)
         return self.kept
+
+    def _ranked(self) -> list[float]:
+        """The accuracies of the epochs at the bits of the end."""
+        last = [each for each in self.history if self.training.least_bits(each.number) == 1]
+        return [each.accuracy for each in last if each.accuracy is not None]
+
+    def _networks(self) -> list[nn.Module]:
+        return [self.network] if self.average is None else [self.network, self.average.module]
+
+    def _bits(self, epoch: int) -> dict[str, Bits]:
+        """Those of every unit in an epoch."""
+        least = self.training.least_bits(epoch)
+        bits = find_origin("fit", self.network).bits
+        return {unit: (max(weight, least), max(activation, least)) for unit, (weight, activation) in bits.items()}
+
+    def _begin_stage(self, epoch: int) -> None:
+        """Go to the bits of an epoch; what is known of codes and averages begins anew."""
+        seed_all(self.calibration, self.training.seed, -1)  # all processes see the same samples
+        bits = self._bits(epoch)
+        recalibrate(self.network, self.calibration, bits, calibration_samples=self.calibration_samples)
+        if self.average is not None:
+            choose_bits(self.average.module, bits)
+            self.average.module.load_state_dict(self.network.state_dict())
+        if self.freezing is not None:
+            self.freezing = Freezing(self.network, self.freezing.threshold)
 
     def _epoch(self, number: int, progress: bool) -> tuple[float, int]:
         """The mean loss of the steps made, and how many were not."""
