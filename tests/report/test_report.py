@@ -1,5 +1,6 @@
 """The pictures' numbers, and the page about a result."""
 
+import json
 import re
 import sys
 from dataclasses import replace
@@ -195,7 +196,9 @@ def test_saved_result_has_the_same_page(found, html, tmp_path, capsys):
     saved = search()
     saved.save(tmp_path / "run")
     saved.report(tmp_path / "a.html")
-    assert main(["report", str(tmp_path / "run"), str(tmp_path / "b.html")]) == 0
+    assert main(["report", str(tmp_path / "run"), str(tmp_path / "b.html"), "--json"]) == 0
+    size = (tmp_path / "b.html").stat().st_size
+    assert json.loads(capsys.readouterr().out) == {"page": str(tmp_path / "b.html"), "bytes": size}
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
     assert main(["report", str(tmp_path), str(tmp_path / "b.html")]) == 2
     assert "result.json" in capsys.readouterr().err

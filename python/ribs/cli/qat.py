@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +16,7 @@ import ribs
 from ribs.cli.evaluate import labelled_images
 from ribs.cli.flags import BUDGETS, budgets, candidates, read_bits
 from ribs.cli.models import image_folder, import_timm, input_size, load_data, load_model
+from ribs.cli.output import bars, print_json
 from ribs.cli.search import as_json, own_device, processes
 from ribs.io.folder import check_free
 from ribs.qat import Fitted, Training, fit
@@ -47,12 +47,12 @@ def run(arguments: argparse.Namespace) -> None:
             per_channel=arguments.per_channel,
             optimizer=lambda groups: _optimizer(arguments, groups),
             accelerator=import_accelerate().Accelerator(mixed_precision=arguments.precision, cpu=device == "cpu"),
-            progress=not arguments.no_progress,
+            progress=bars(arguments),
         )
     if first and arguments.out is not None:
         fitted.result.save(arguments.out)
     if first:
-        print(json.dumps(_as_json(fitted), indent=2) if arguments.json else _summary(fitted))
+        _print(arguments, fitted)
 
 
 def _budget(arguments: argparse.Namespace) -> ribs.Budget | None:
@@ -82,7 +82,7 @@ def _result(
         workers=arguments.workers,
     )
     options: dict[str, Any] = {"units": arguments.units, "recipe": arguments.recipe, "skip": arguments.skip}
-    options |= {"calibration_samples": arguments.samples, "progress": not arguments.no_progress}
+    options |= {"calibration_samples": arguments.samples, "progress": bars(arguments)}
     if budget is None:
         return ribs.quantize(model, loader, _bits(arguments.at), **options)
     # The paper's way before training: one program over the losses of all units (RIBS, section 4.3).
@@ -151,12 +151,10 @@ def _optimizer(arguments: argparse.Namespace, groups: list[dict[str, Any]]) -> t
     return made
 
 
-def _summary(fitted: Fitted) -> str:
-    best = max(fitted.history, key=lambda each: each.accuracy or 0.0)
-    lines = [f"epoch {each.number + 1}: loss {each.loss:.4g}, top-1 {each.accuracy:.2f} %" for each in fitted.history]
-    lines.append(f"the best is epoch {best.number + 1}, top-1 {best.accuracy:.2f} %")
-    return "\n".join([fitted.result.summary(), "", *lines])
-
-
-def _as_json(fitted: Fitted) -> dict[str, object]:
-    return {"result": as_json(fitted.result), "history": [asdict(each) for each in fitted.history]}
+def _print(arguments: argparse.Namespace, fitted: Fitted) -> None:
+    if arguments.json:
+        print_json({"result": as_json(fitted.result), "history": [asdict(each) for each in fitted.history]})
+        return
+    print(f"{fitted.result.summary()}\n")
+    for each in fitted.history:
+        print(f"epoch {each.number + 1}: loss {each.loss:.4g}, top-1 {each.accuracy:.2f} %")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
 import ribs
 from ribs.cli.flags import budgets, candidates
 from ribs.cli.models import input_size, load_data, load_loss, load_model
+from ribs.cli.output import bars, print_json
 from ribs.io.folder import check_free
+from ribs.recon.methods import METHODS
 from ribs.select.result import Spending
 
 
@@ -51,18 +53,21 @@ def run(arguments: argparse.Namespace) -> None:
             iterations=arguments.iterations,
             calibration_samples=arguments.samples,
             **choices,
+            **_reconstruction(arguments),
             profile=arguments.profile,
             execution=arguments.execution,
             max_seconds=arguments.max_seconds,
             cache_mib=arguments.cache_mib,
             journal=arguments.journal,
             seed=arguments.seed,
-            progress=not arguments.no_progress,
+            progress=bars(arguments),
         )
     if first and arguments.out is not None:
         result.save(arguments.out)
-    if first:
-        print(json.dumps(as_json(result), indent=2) if arguments.json else result.summary())
+    if first and arguments.json:
+        print_json(as_json(result))
+    elif first:
+        print(result.summary())
 
 
 @contextmanager
@@ -81,6 +86,16 @@ def processes(backend: str = "gloo") -> Iterator[bool]:
 def own_device(name: str) -> str:
     """Each process of one machine takes a GPU of its own."""
     return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" and "LOCAL_RANK" in os.environ else name
+
+
+def _reconstruction(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.reconstruct is None:
+        return {}
+    kind = METHODS[arguments.reconstruct]
+    return {
+        "reconstruct": kind(iterations=arguments.reconstruct_iterations),
+        "finish": kind(iterations=arguments.finish_iterations),
+    }
 
 
 def as_json(result: ribs.Result) -> dict[str, object]:

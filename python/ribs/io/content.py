@@ -157,7 +157,7 @@ class Content:
 
     @property
     def costs(self) -> CostTable:
-        return CostTable(self.trace, self.units, self.accounting)
+        return CostTable(self.trace, self.units, self.accounting, self.recipe)
 
 
 def describe(network: nn.Module) -> tuple[tuple[str, str, str], ...]:

@@ -1,13 +1,52 @@
-"""Batch norm folded into the convolution or linear layer before it."""
+"""Batch norm folded into the convolution or linear layer before it, and which can be."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from ribs.quant.tree import tensors
+
+
+class Pairing:
+    """Finds, while a network runs, the batch norms that alone read the output of a layer."""
+
+    def __init__(self) -> None:
+        self._calls: Counter[str] = Counter()  # of layers
+        self._inputs: dict[str, list[Tensor]] = {}  # by batch norm
+        self._outputs: dict[int, tuple[str, Tensor]] = {}  # with the layer; kept alive, so that no id is taken later
+        self._uses: Counter[int] = Counter()
+
+    def multiply(self, layer: str) -> None:
+        """A layer runs."""
+        self._calls[layer] += 1
+
+    def leave(self, layer: str, output: Tensor) -> None:
+        """A layer has given its output, a product by its weights and bias as they are."""
+        self._outputs[id(output)] = layer, output
+
+    def enter(self, norm: str, x: Tensor) -> None:
+        """A batch norm is given its input."""
+        self._inputs.setdefault(norm, []).append(x)
+
+    def count_uses(self, tree: Any) -> None:
+        """What is in the tree is read."""
+        self._uses.update(id(leaf) for leaf in tensors(tree) if id(leaf) in self._outputs)
+
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """(layer, batch norm), in which the norm ran once, on the output of the one call of a layer."""
+        found = []
+        for norm, (x, *others) in self._inputs.items():
+            layer, _ = self._outputs.get(id(x), ("", x))
+            if layer and not others and self._calls[layer] == 1 and self._uses[id(x)] == 1:
+                found.append((layer, norm))
+        return tuple(found)
 
 
 def fold_batch_norms(model: nn.Module, pairs: Iterable[tuple[str, str]]) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +15,8 @@ from ribs.quant.copies import copy_model
 from ribs.quant.fold import can_wait, fold_batch_norms
 from ribs.quant.inputs import Inputs
 from ribs.quant.integer import FORM, IntegerProduct, check_device, supports
-from ribs.quant.layers import QuantizedLayer, QuantizedMatmul, Repeats, redirect
+from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
+from ribs.quant.placing import with_quantizers
 from ribs.quant.quantizer import (
     FLOAT_BITS,
     FakeQuantizer,
@@ -28,8 +29,10 @@ from ribs.quant.quantizer import (
 )
 from ribs.quant.ranges import RANGES
 from ribs.quant.recipe import RECIPES, Recipe, RecipeName, find_recipe
+from ribs.quant.redirect import Repeats
 from ribs.quant.skip import Reasons, Skip
-from ribs.quant.trace import Trace, trace
+from ribs.quant.trace import Trace
+from ribs.quant.tracing import trace
 from ribs.quant.units import Unit, UnitScheme, find_units
 from ribs.quant.weights import Room
 
@@ -89,6 +92,17 @@ class QuantizedNetwork:
         finally:
             for layer, old in zip(layers.values(), before, strict=True):
                 layer.kept.leave(old, layer.weight_quantizer.bits)
+
+    def present_weights(self) -> dict[str, list[Any]]:
+        """What is kept of the weights of every layer at its present bits: a pass at these bits reads it."""
+        return {name: layer.kept.made(layer.weight_quantizer.bits) for name, layer in self._weighted().items()}
+
+    def forget_weights_but(self, kept: Mapping[str, list[Any]]) -> None:
+        """Forget what was made of the weights of the present bits since `present_weights` gave `kept`."""
+        for name, layer in self._weighted().items():
+            bits, before = layer.weight_quantizer.bits, kept[name]
+            if not all(any(made is old for old in before) for made in layer.kept.made(bits)):
+                layer.kept.drop(lambda other, form, bits=bits: other == bits)  # type: ignore[misc]
 
     @contextmanager
     def integer_execution(self) -> Iterator[None]:
@@ -155,7 +169,7 @@ def prepare(
     training: leave batch norms as they are, to be trained and folded afterwards, and give every input one step.
     Raises: ValueError for a model in training mode, on several devices or with nothing to quantize, and one that names
         all that can't be quantized: parameters that are not finite float32, layers that never run, and what
-        `ribs.quant.trace.trace` finds.
+        `ribs.quant.tracing.trace` finds.
     """
     skipped = Skip(model, skip)
     seen = trace(model, inputs, skipped, check_model(model, skipped))
@@ -176,7 +190,7 @@ def assemble(
     """As `prepare`, of a model that was traced and divided into units before; nothing is run."""
     network, _ = copy_model(model)
     fold_batch_norms(network, [pair for pair in seen.batch_norms if not (training and can_wait(network, *pair))])
-    network, repeats = _with_quantizers(network, seen, recipe)
+    network, repeats = with_quantizers(network, seen, recipe)
     return QuantizedNetwork(network.eval(), seen, units, repeats, recipe)
 
 
@@ -195,35 +209,6 @@ def _name_float_products(seen: Trace) -> None:
     warnings.warn(
         f"[ribs] {macs:,} MACs stay in float and are counted at 32 x 32 bits: {'; '.join(reasons)}", stacklevel=4
     )
-
-
-def _with_quantizers(network: nn.Module, seen: Trace, recipe: Recipe) -> tuple[nn.Module, Repeats]:
-    """The network with its quantized layers and matmuls in place, and what numbers their calls."""
-    sites = {site.layer: site for each in seen.sites.values() for site in each if site.layer is not None}
-    modules = dict(network.named_modules())
-    for layer in seen.layers:
-        if layer.name not in modules:
-            parent, _, child = layer.name.rpartition(".")
-            made: nn.Module = QuantizedMatmul(layer.calls)
-            if layer.kind != "matmul":
-                made = QuantizedLayer(None, sites[layer.name], layer.calls)
-            modules[parent].add_module(child, made)
-    for layer in seen.layers:
-        if layer.name in modules:
-            made = QuantizedLayer(modules[layer.name], sites.get(layer.name), layer.calls)
-            network = _replace(network, layer.name, made)
-    if recipe.shares is not None:
-        for name, call, operand in seen.shares:
-            matmul = network.get_submodule(name)
-            assert isinstance(matmul, QuantizedMatmul)
-            matmul.set_quantizer(call, operand, ShareQuantizer(recipe.shares))
-    if recipe.by_channel is not None:
-        for name in itertools.chain(*seen.norms.values()):
-            network.get_submodule(name).input_quantizer = FakeQuantizer(symmetric=False, axis=-1)
-    redirect(network, seen.sites, seen.in_float)
-    repeats = Repeats()
-    repeats.attach(network, {layer.name: layer.calls for layer in seen.layers})
-    return network, repeats
 
 
 def check_model(model: nn.Module, skip: Skip) -> Reasons:
@@ -313,8 +298,8 @@ def check_pooled(pooled: bool, recipe: Recipe) -> None:
 
 def find_weight_steps(layer: QuantizedLayer, choices: Sequence[int], recipe: Recipe) -> None:
     """Give the weights of a layer the recipe's steps for every bit-width in `choices`."""
-    quantizer = layer.weight_quantizer
-    quantizer.set_steps(choices, *RANGES[recipe.weights](layer.weight, choices, symmetric=True, axis=quantizer.axis))
+    quantizer, find = layer.weight_quantizer, RANGES[recipe.weights]
+    quantizer.set_steps(choices, *find(layer.multiplied, choices, symmetric=True, axis=quantizer.axis))
 
 
 def observe(network: QuantizedNetwork, observers: Sequence[Observer], batches: Iterable[Inputs]) -> None:
@@ -331,15 +316,3 @@ def observe(network: QuantizedNetwork, observers: Sequence[Observer], batches: I
         if observer.batches == 0:
             raise ValueError(f"[calibrate] {observer.name!r} never ran on the calibration set, but did when traced")
         observer.settle(network.device)
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """Put a module in the place of another, under every name it has; returns the root, new if it was the layer."""
-    if not name:
-        return module
-    old = model.get_submodule(name)
-    for parent in list(model.modules()):
-        for child, candidate in list(parent._modules.items()):  # named_children skips repeats
-            if candidate is old and parent is not module:
-                setattr(parent, child, module)
-    return model
