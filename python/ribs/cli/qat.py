@@ -32,7 +32,10 @@ def run(arguments: argparse.Namespace) -> None:
     device = own_device(arguments.device)
     model = load_model(arguments.model, checkpoint=arguments.checkpoint, pretrained=not arguments.random_weights)
     size = input_size(model, arguments.input_size)
-    training, validation = (_images(arguments, model, size, split) for split in ("train", "val"))
+    data, batches = Path(arguments.data), {"batch_size": arguments.batch_size, "workers": arguments.workers}
+    _, validation = (labelled_images(data / split, model, size, **batches) for split in ("train", "val"))
+    options = {**batches, "augment": arguments.augment, "least_crop": arguments.least_crop}
+    training = training_images(data / "train", model, size, **options)
     teacher = _teacher(arguments, device)
     with processes("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo") as first:
         fitted = fit(
@@ -99,21 +102,24 @@ def _bits(text: str) -> AnyBits | Path:
     return Path(text)
 
 
-def _images(arguments: argparse.Namespace, model: nn.Module, shape: tuple[int, ...], split: str) -> DataLoader[Any]:
-    """Labelled images of a split: augmented for training, as timm evaluates the model on them for validation."""
-    folder = Path(arguments.data) / split
-    checked = labelled_images(folder, model, shape, batch_size=arguments.batch_size, workers=arguments.workers)
-    if split == "val":
-        return checked
-    options = {"auto_augment": arguments.augment, "scale": (arguments.least_crop, 1.0)}
-    images = image_folder(folder, model, shape, options)
-    return DataLoader(
-        images,
-        arguments.batch_size,
-        shuffle=True,
-        num_workers=arguments.workers,
-        drop_last=len(images) > arguments.batch_size,
-    )
+def training_images(
+    folder: Path,
+    model: nn.Module,
+    size: tuple[int, ...],
+    *,
+    batch_size: int,
+    workers: int,
+    augment: str | None,
+    least_crop: float = 0.35,
+) -> DataLoader[Any]:
+    """Shuffled batches of images, cropped, flipped and augmented at random by timm, with their labels.
+
+    size: (channels, height, width) of one image.  augment: timm's policy.
+    least_crop: the least share of an image that a crop shows.
+    """
+    images = image_folder(folder, model, size, {"auto_augment": augment, "scale": (least_crop, 1.0)})
+    more = len(images) > batch_size
+    return DataLoader(images, batch_size, shuffle=True, num_workers=workers, drop_last=more)
 
 
 def _teacher(arguments: argparse.Namespace, device: str) -> nn.Module | None:
