@@ -85,6 +85,19 @@ def prepare(
     return network.model.train()
 
 
+def find_origin(caller: str, network: nn.Module) -> Result:
+    """What the result of a network in training will be, but for its model and losses.
+
+    Raises: ValueError for a network of another kind.
+    """
+    origin = getattr(network, ORIGIN, None)
+    if not isinstance(origin, Result):
+        raise ValueError(
+            f"[{caller}] network={type(network).__name__} is not what ribs.qat.prepare returned; give that, trained"
+        )
+    return origin
+
+
 def _origin(network: QuantizedNetwork, bits: Result | AnyBits) -> Result:
     """What the result will be, but for its model and losses. Raises: ValueError for bits that do not fit."""
     if isinstance(bits, Result):
