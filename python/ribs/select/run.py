@@ -30,7 +30,7 @@ from ribs.select.measurement import MIB, Losses, Measurement
 from ribs.select.plan import Plan, bit_widths
 from ribs.select.race import Race
 from ribs.select.ranks import Ranks
-from ribs.select.reconstructed import Reconstructed, check_recipe_of, check_reconstruction
+from ribs.select.reconstructed import SHARE, Reconstructed, check_recipe_of, check_reconstruction
 from ribs.select.result import Result, SearchCost
 from ribs.select.samples import standard_error
 from ribs.select.search import Iteration, Trace
@@ -114,7 +114,8 @@ def search(
     profile: "full" measures on all samples. "race" needs several times less work: Algorithm 1 then stops measuring
         candidates that, by their errors so far, will hardly be in a solution, at the risk that `ribs.select.race.Race`
         states; the adaptive search measures on few samples first, and only the best on more. The configuration returned
-        is measured on all samples either way.
+        is measured on all samples either way. With `reconstruct`, "full" does all of its iterations for every
+        configuration, and "race" most of them only once for each bit-width (docs/reconstruction.md).
     execution: "int8" runs the candidates as products of 8-bit integers where there is an operator for it, several times
         faster on CPUs that can. Its losses differ from those in float32 by rounding; the difference at the
         configuration found is measured and reported, and the loss of the result is that in float32.
@@ -140,7 +141,7 @@ def search(
     _check(max_seconds=max_seconds, cache_mib=cache_mib)
     _check_name("profile", profile, get_args(Profile))
     _check_name("execution", execution, get_args(Execution))
-    reconstruct, finish = check_reconstruction(reconstruct, finish, profile=profile, execution=execution)
+    reconstruct, finish = check_reconstruction(reconstruct, finish, execution=execution)
     setup = set_up(
         model,
         loader,
@@ -160,7 +161,8 @@ def search(
     check_pooled(pool_batches, network.recipe)
     if reconstruct is not None:
         check_recipe_of(network)
-    shards = batches if profile == "full" else [shard for batch in batches for shard in batch.split(RACE_SHARD)]
+    racing = profile == "race" and reconstruct is None  # a reconstruction needs all samples
+    shards = [shard for batch in batches for shard in batch.split(RACE_SHARD)] if racing else batches
     if execution == "int8":
         _check_int8(network)
     with ExitStack() as stack:
@@ -171,7 +173,7 @@ def search(
             steps = f"{network.recipe.name}, {'of all batches together' if pool_batches else 'of each batch, averaged'}"
             fields = identity(model, shards, plan, loss, recipe=f"{steps}; {execution}", seed=seed)
             if reconstruct is not None:
-                fields["reconstruction"] = f"{reconstruct}; pieces of at most {cache_mib:g} MiB"
+                fields["reconstruction"] = f"{reconstruct}, {profile}; pieces of at most {cache_mib:g} MiB"
             ranks.check_same({**fields, "budget": str(plan.limits), "algorithm": str(way), "profile": profile})
         losses = stack.enter_context(_journal(journal, fields, ranks))
         options: dict[str, Any] = {
@@ -185,10 +187,10 @@ def search(
         if reconstruct is None:
             sensitivity = Sensitivity(network, shards, plan.candidates, loss, **options)
         else:
-            options |= {"seed": seed, "store_mib": cache_mib}
+            options |= {"share": SHARE if profile == "race" else 0.0, "seed": seed, "store_mib": cache_mib}
             sensitivity = Reconstructed(network, shards, plan.candidates, loss, reconstruct, **options)
         losses_ahead, work = way.work(plan)
-        work *= sensitivity.passes_of_a_loss
+        work = sensitivity.passes_before + work * sensitivity.passes_of_a_loss
         at_most = "about" if profile == "full" and algorithm == "paper" else "at most"
         units_found = len(network.units)
         bars.say(
@@ -222,7 +224,7 @@ def search(
                 plan,
                 sensitivity.measure,
                 sensitivity.samples,
-                race=Race() if profile == "race" else None,
+                race=Race() if racing else None,
                 seed=seed,
                 stop=out_of_time,
                 at_a_time=None if reconstruct is None else ranks.count,
