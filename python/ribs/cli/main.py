@@ -88,6 +88,9 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache-mib", type=float, default=1024, metavar="MIB", help="for what is kept (default: %(default)s)"
     )
+    parser.add_argument(
+        "--store-mib", type=float, default=1024, metavar="MIB", help="for the samples of one block under reconstruction"
+    )
     parser.add_argument("--journal", metavar="FOLDER", help="keep every measured loss, to go on after an interruption")
     parser.add_argument("--out", metavar="FOLDER", help="save the result: bits, packed weights, history")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")

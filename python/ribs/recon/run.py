@@ -115,8 +115,9 @@ class Reconstruction:
         except ShapeError as problem:
             raise ValueError(f"[reconstruct] {piece.name!r}: {problem}") from None
         call = functools.partial(call_alone, self.model, module)
-        optimisation = Optimisation(self.method, phase, call, roundings, steps)
-        for iteration in range(phase.iterations - last if begun is not None else 0, phase.iterations):
+        first = phase.iterations - last if begun is not None else 0
+        optimisation = Optimisation(self.method, phase, call, roundings, steps, first)
+        for iteration in range(first, phase.iterations):
             if last and iteration == phase.iterations - last:
                 found = Begun.of(roundings, steps)
             inputs, target, weights = self._draw(store, phase)

@@ -70,6 +70,7 @@ def search(
     execution: Execution = "float32",
     max_seconds: float | None = None,
     cache_mib: float = 1024,
+    store_mib: float = 1024,
     journal: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -123,6 +124,7 @@ def search(
         configurations are measured until one within the budget is the reference, and `finish` comes on top.
     cache_mib: MiB for outputs of the network and quantized weights that are kept to be used again. With less, more is
         computed again; the result is the same.
+    store_mib: with `reconstruct`, MiB for the inputs and targets of one piece, as for `ribs.reconstruct`.
     journal: a folder in which every measured loss is kept as it comes. Killed at any moment, the same call goes on
         from there and ends with the same result; a call with another budget uses its losses too.
     seed: of the random choices. The same call on the same device gives the same result.
@@ -138,7 +140,7 @@ def search(
     started = time.perf_counter()
     model = unwrap(model)
     way = Algorithm(algorithm, iterations, update_size)
-    _check(max_seconds=max_seconds, cache_mib=cache_mib)
+    _check(max_seconds=max_seconds, cache_mib=cache_mib, store_mib=store_mib)
     _check_name("profile", profile, get_args(Profile))
     _check_name("execution", execution, get_args(Execution))
     reconstruct, finish = check_reconstruction(reconstruct, finish, execution=execution)
@@ -173,7 +175,7 @@ def search(
             steps = f"{network.recipe.name}, {'of all batches together' if pool_batches else 'of each batch, averaged'}"
             fields = identity(model, shards, plan, loss, recipe=f"{steps}; {execution}", seed=seed)
             if reconstruct is not None:
-                fields["reconstruction"] = f"{reconstruct}, {profile}; pieces of at most {cache_mib:g} MiB"
+                fields["reconstruction"] = f"{reconstruct}, {profile}; pieces of at most {store_mib:g} MiB"
             ranks.check_same({**fields, "budget": str(plan.limits), "algorithm": str(way), "profile": profile})
         losses = stack.enter_context(_journal(journal, fields, ranks))
         options: dict[str, Any] = {
@@ -187,7 +189,7 @@ def search(
         if reconstruct is None:
             sensitivity = Sensitivity(network, shards, plan.candidates, loss, **options)
         else:
-            options |= {"share": SHARE if profile == "race" else 0.0, "seed": seed, "store_mib": cache_mib}
+            options |= {"share": SHARE if profile == "race" else 0.0, "seed": seed, "store_mib": store_mib}
             sensitivity = Reconstructed(network, shards, plan.candidates, loss, reconstruct, **options)
         losses_ahead, work = way.work(plan)
         work = sensitivity.passes_before + work * sensitivity.passes_of_a_loss
