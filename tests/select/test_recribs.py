@@ -121,6 +121,29 @@ def test_pieces_in_front_are_not_reconstructed_again(monkeypatch):
     assert len(steps) == 6 * (3 + 3 + 2 + 1 + 1)
 
 
+@torch.no_grad()
+def test_alone_a_unit_is_put_among_those_of_the_reference():
+    """Its module, of a network that is reconstructed at the changed bits, in that of the reference."""
+    batches = collect(network(), loader(2, 12), 24)
+    prepared = prepare(network(), batches[0], "layer")
+    losses = Reconstructed(prepared, batches, [BITS] * 3, kl_divergence, QDROP)
+    calibrate(prepared, batches, (2, 4))
+    for unit, choice in enumerate([(0, 1, 1), (1, 0, 1), (1, 1, 0)]):
+        found = losses.measure_alone((1, 1, 1), choice)
+        whole, changed = (
+            ribs.reconstruct(
+                network(), loader(2, 12), {"0": BITS[a], "2": BITS[b], "5": BITS[c]}, method=QDROP, progress=False
+            ).model
+            for a, b, c in ((1, 1, 1), choice)
+        )
+        place = (0, 2, 5)[unit]
+        whole[place] = changed[place]
+        expected = torch.cat([kl_divergence(network()(x), whole(x)) for x in loader(2, 12)])
+        torch.testing.assert_close(torch.from_numpy(found), expected.double(), rtol=1e-4, atol=1e-7)
+        following = losses.measure([choice], 0)[0]
+        assert (found == following).all() == (unit == 2)  # nothing follows the last
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_share_of_all_iterations_is_all_of_them(name):
     """What is done once for each bit-width is then nothing, and variables begin as they do anyway."""
