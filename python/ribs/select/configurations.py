@@ -123,8 +123,7 @@ class Configurations(Reconstruction):
 
     def first_changed(self, before: Configuration, after: Configuration) -> int:
         """The first piece that two configurations make different; their number where there is none."""
-        keys = enumerate(zip(self._keys(before), self._keys(after), strict=True))
-        return next((number for number, (a, b) in keys if a != b), len(self.pieces))
+        return _in_common(self._keys(before), self._keys(after))
 
     def work_from(self, first: int) -> float:
         """The share of a piece and all after it in the work of a pass."""
@@ -132,10 +131,7 @@ class Configurations(Reconstruction):
 
     def go_to(self, configuration: Configuration) -> None:
         """Choose the bits, and have all pieces reconstructed for them."""
-        if self._share:
-            needed = {(kind, pair[kind]) for pair in configuration.values() for kind in (0, 1)}
-            for pair in sorted({self._beginnings[each] for each in needed}):
-                self._begin(pair)
+        self._begin(configuration)
         first = self._leave(configuration)
         for piece, key in zip(self.pieces[first:], self._keys(configuration)[first:], strict=True):
             found: Learned | None = self._learned.get(key)
@@ -147,15 +143,15 @@ class Configurations(Reconstruction):
                 put(self.model, piece.layers, found)
             self._path.append(key)
 
-    def _begin(self, pair: Bits) -> None:
-        """Reconstruct the network with all units at these bits, and keep the variables of each piece on the way."""
-        if pair in self._begun:
-            return
-        self._leave({unit.name: pair for unit in self._network.units})
-        for piece in self.pieces:
-            restore(self.model, self.reference, piece.layers)
-        self._path.clear()
-        self._begun[pair] = {piece.name: self.rebuild(piece, share=self._share) for piece in self.pieces}
+    def _begin(self, configuration: Configuration) -> None:
+        """For all bits of a configuration, reconstruct the network that has them in all units, once.
+
+        The variables of each piece are kept as they are on the way.
+        """
+        needed = {(kind, pair[kind]) for pair in configuration.values() for kind in (0, 1) if self._share}
+        for pair in sorted({self._beginnings[each] for each in needed} - set(self._begun)):
+            self.restore({unit.name: pair for unit in self._network.units})
+            self._begun[pair] = {piece.name: self.rebuild(piece, share=self._share) for piece in self.pieces}
 
     def _begun_of(self, piece: Piece) -> list[Begun]:
         """For each phase, the variables with which a piece begins at its present bits."""
@@ -175,6 +171,7 @@ class Configurations(Reconstruction):
 
         All others stay as they are in the reference.
         """
+        self._begin(configuration)
         self.go_to(reference)
         kept = [learned(self.model, piece.layers) for piece in self.pieces]
         first = self._leave(configuration)
@@ -187,23 +184,15 @@ class Configurations(Reconstruction):
 
     def restore(self, configuration: Configuration) -> nn.Module:
         """The network at these bits with its float weights and calibrated steps."""
-        self._leave(configuration)
-        for piece in self.pieces:
-            restore(self.model, self.reference, piece.layers)
         self._path.clear()
+        self._leave(configuration)
         return self.model
 
     def _leave(self, configuration: Configuration) -> int:
         """Choose the bits; the number of pieces that stay as they are. The others are as calibrated."""
-        first = next(
-            (n for n, (a, b) in enumerate(zip(self._path, self._keys(configuration), strict=False)) if a != b),
-            len(self._path),
-        )
-        changed = [
-            s
-            for s, unit in zip(self._plan.starts, self._network.units, strict=True)
-            if self._configuration.get(unit.name) != configuration[unit.name]
-        ]
+        first = _in_common(self._path, self._keys(configuration))
+        units = zip(self._network.units, self._plan.starts, strict=True)
+        changed = [start for u, start in units if self._configuration.get(u.name) != configuration[u.name]]
         upto = min([*changed, *self._starts[first:]], default=max(self._plan.starts))
         for passes in self._passes.values():
             passes.upto = [min(upto, each) for each in passes.upto]
@@ -245,6 +234,12 @@ class Configurations(Reconstruction):
 
     def _record(self, replay: Replay, passes: _Passes, batch: int) -> Any:
         return replay.record(self._plan, passes.recordings[batch], self.batches[batch], passes.upto[batch])
+
+
+def _in_common(left: Sequence[Key], right: Sequence[Key]) -> int:
+    """How many of their first are the same."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((number for number, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
 def beginnings(pairs: Collection[Bits]) -> dict[tuple[int, int], Bits]:

@@ -139,11 +139,9 @@ class Reconstructed(Measurement):
     def _count(self, choices: Sequence[Choice], shard: int) -> float:
         new = [choice for choice in dict.fromkeys(choices) if (choice, shard) not in self._asked]
         self._asked.update((choice, shard) for choice in new)
-        work = sum(
-            self._share(self._last or choice, choice) if choice == choices[0] else self._share(choices[0], choice)
-            for choice in new
-        )
-        self._last = choices[0]
+        reference, before = choices[0], self._last or choices[0]
+        work = sum(self._share(before if choice == reference else reference, choice) for choice in new)
+        self._last = reference
         self.forward_equivalents += work
         return work
 
