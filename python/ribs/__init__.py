@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ribs import ops as ops
+    from ribs.io.errors import ExportError as ExportError
     from ribs.io.errors import FormatError as FormatError
     from ribs.io.saved import load as load
     from ribs.ops import build_info as build_info
@@ -35,6 +36,7 @@ _HOME = {
     "Budget": "ribs.select.budget",
     "Comparison": "ribs.select.compare",
     "CostTable": "ribs.select.cost",
+    "ExportError": "ribs.io.errors",
     "FormatError": "ribs.io.errors",
     "InfeasibleBudgetError": "ribs.select.errors",
     "QDrop": "ribs.recon.methods",

@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_search(commands.add_parser("search", help="find the best bits of a network within a budget"))
     _add_evaluate(commands.add_parser("evaluate", help="top-1 accuracy of a saved result on labelled images"))
     _add_report(commands.add_parser("report", help="a page of HTML about a saved result"))
+    _add_export(commands.add_parser("export", help="a saved result as a file for another runtime: ONNX, torch.export"))
     _add_compare(commands.add_parser("compare", help="ribs beside other ways to choose bits, at the same budgets"))
     _add_count(commands.add_parser("count", help="MACs, bit operations and size of a network"))
     _add_demo(commands.add_parser("demo", help="the main job on a small network and real digits, offline"))
@@ -95,6 +96,18 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("saved", metavar="FOLDER", help="what `ribs search --out` wrote")
     parser.add_argument("out", metavar="OUT.html", help="the page; a file that is there is replaced")
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("saved", metavar="FOLDER", help="what `ribs search --out` wrote")
+    parser.add_argument("model", help="the network it was made of: a timm name, or package.module:function")
+    parser.add_argument("out", metavar="OUT", help="OUT.onnx, or OUT.pt2 for torch.export; a file there is replaced")
+    parser.add_argument("--data", required=True, help="a folder of images, or a torch file of tensors, to try it on")
+    parser.add_argument("--input-size", metavar="CxHxW", help="size of one image (default: the model's own)")
+    parser.add_argument(
+        "--packing", choices=("packed", "native"), default="packed", help="of weights in ONNX (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:

@@ -165,6 +165,8 @@ class QuantizedLayer(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if name.startswith("__"):  # of the layer, `__deepcopy__` would make a copy of the layer alone
+                raise
             return getattr(super().__getattr__("layer"), name)
 
 

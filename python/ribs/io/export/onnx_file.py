@@ -1,0 +1,29 @@
+"""`Result.export_onnx`."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ribs.io.export.sites import PACKINGS, Packing
+from ribs.io.export.versions import check_versions
+from ribs.io.folder import check_file, write_file
+from ribs.quant.inputs import as_inputs
+from ribs.select.exported import OnnxExport
+from ribs.select.result import Result
+
+
+def export_onnx(result: Result, path: str | os.PathLike[str], batch: Any, packing: Packing = "packed") -> OnnxExport:
+    """`Result.export_onnx`."""
+    if packing not in PACKINGS:
+        raise ValueError(f'[export_onnx] packing={packing!r} is not supported; give "packed" or "native"')
+    path = Path(path)
+    check_file("export_onnx", path)
+    check_versions("export_onnx")
+    make = import_module("ribs.io.export.onnx_content").make  # which imports what may not be there
+    content, found = make(result.model, as_inputs(result.model, batch), packing)
+    write_file(path, content)
+    exported: OnnxExport = found
+    return exported
