@@ -93,7 +93,7 @@ def write(marked: Marked, network: nn.Module, packing: Packing) -> Exported:
     model = onnx.ModelProto()
     model.CopyFrom(marked.model)
     codes, cuts = _expand(model.graph, find_sites(network), packing)
-    _prune(model.graph)
+    prune(model.graph)
     _strip(model)
     onnx.checker.check_model(model, full_check=True)
     return Exported(model, marked.inputs, codes, cuts)
@@ -159,7 +159,7 @@ def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
     return found
 
 
-def _prune(graph: onnx.GraphProto) -> None:
+def prune(graph: onnx.GraphProto) -> None:
     """Leave out what nothing reads: float weights, and what they were computed from."""
     wanted = {output.name for output in graph.output}
     kept = []

@@ -70,9 +70,10 @@ def _write_planes(writer: Writer, site: Weights) -> str:
     """Planes of bits, and standard operators that make int8 of them; runtimes do so once, as they load the file."""
     name, count = site.name, site.codes.numel()
     found = writer.constant(f"{name}/planes", planes(site.codes, site.bits)[..., None])
-    places = np.arange(8, dtype=np.uint8)
-    found = writer.add("BitShift", [found, writer.constant("bits/places", places)], f"{name}/bits", direction="RIGHT")
-    found = writer.add("BitwiseAnd", [found, writer.constant("bits/one", np.uint8(1))], f"{name}/bit")
+    # No shifts: OpenVINO's (2026.4) leave fractions.
+    masks = writer.constant("bits/masks", (1 << np.arange(8)).astype(np.uint8))
+    found = writer.add("BitwiseAnd", [found, masks], f"{name}/bits")
+    found = writer.add("Cast", [found], f"{name}/set", to=onnx.TensorProto.BOOL)
     found = writer.add("Cast", [found], f"{name}/digits", to=onnx.TensorProto.INT32)
     worth = (1 << np.arange(shift(site.bits), shift(site.bits) + site.bits, dtype=np.int32)).reshape(-1, 1, 1)
     found = writer.add("Mul", [found, writer.constant(f"bits/worth{site.bits}", worth)], f"{name}/parts")
