@@ -33,10 +33,10 @@ def marked():
 def export(marked, monkeypatch):
     """(result, what is known of the file, its path), without the seconds that torch takes for the graph."""
 
-    def run(net, bits, path, packing="packed"):
+    def run(net, bits, path, packing="packed", opset=21):
         monkeypatch.setattr(onnx_content, "mark", lambda network, inputs: marked[net])
         result = quantized(net, bits)
-        return result, result.export_onnx(path, images(), packing)
+        return result, result.export_onnx(path, images(), packing, opset)
 
     return run
 
@@ -87,21 +87,24 @@ def test_packed_weights_take_the_size_that_is_claimed(net, export, tmp_path):
     assert found.bytes - sum(each.nbytes for each in stored.values()) <= 4096 * len(layers)
 
 
-def test_native_weights_have_the_types_of_onnx(export, tmp_path):
-    result, found = export("residual", "mixed", tmp_path / "a.onnx", "native")
-    stored = {each.name: each for each in onnx.load(tmp_path / "a.onnx").graph.initializer}
-    kinds = {name: bits for name, (bits, _) in result.bits.items()}
-    assert {*kinds.values()} >= {2, 3, 4, 5, 6}
-    for name, bits in kinds.items():
-        tensor = stored[f"{name}.weight/int4" if bits <= 4 else f"{name}.weight/codes"]
-        assert tensor.data_type == (onnx.TensorProto.INT4 if bits <= 4 else onnx.TensorProto.INT8)
+@pytest.mark.parametrize("opset", [21, 25])
+def test_native_weights_have_the_types_of_onnx(opset, export, tmp_path):
+    result, found = export("residual", "mixed", tmp_path / "a.onnx", "native", opset)
+    model = onnx.load(tmp_path / "a.onnx")
+    assert [(each.domain, each.version) for each in model.opset_import] == [("", opset)]
+    stored = {each.name: each for each in model.graph.initializer}
+    assert {*(bits for bits, _ in result.bits.values())} >= {2, 3, 4, 5, 6}
+    size = 0
+    for name, (bits, _) in result.bits.items():
+        kind = {1: "INT8", 2: f"INT{2 if opset == 25 else 4}", 3: "INT4", 4: "INT4"}.get(bits, "INT8")
+        [tensor] = [each for key, each in stored.items() if re.fullmatch(rf"{name}\.weight/(int\d|codes)", key)]
+        assert tensor.data_type == getattr(onnx.TensorProto, kind)
         weight, step = result.model.get_submodule(name).quantized_weight().numpy(), stored[f"{name}.weight/step"]
-        codes = onnx.numpy_helper.to_array(tensor).astype(np.float32) * (2.0 ** (7 - bits) if bits <= 4 else 1)
+        codes = onnx.numpy_helper.to_array(tensor).astype(np.float32) * (1 if kind == "INT8" else 2.0 ** (7 - bits))
         steps = onnx.numpy_helper.to_array(step).reshape(-1, *[1] * (weight.ndim - 1))
         np.testing.assert_array_equal(codes * steps, weight)
-    assert found.weight_bytes == sum(
-        len(each.raw_data) for name, each in stored.items() if re.search("/(int4|codes)$", name)
-    )
+        size += len(tensor.raw_data)
+    assert found.weight_bytes == size
 
 
 def test_nothing_tells_of_the_machine(export, tmp_path):
@@ -175,6 +178,7 @@ def test_the_whole_is_compared_with_the_noise(export, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("package", "found", "message"),
     [
+        ("onnxruntime", "1.23.2", r"onnxruntime 1.23.2 is too old; give 1.24 or newer"),
         ("onnxruntime", "1.19.2", r"onnxruntime 1.19.2 is too old; give 1.20 or newer"),
         ("onnx", "1.9.0", r"onnx 1.9.0 is too old; give 1.17 or newer"),
         ("torch", "2.7.1+cpu", r"torch 2.7.1\+cpu is too old; give 2.8 or newer"),
@@ -191,7 +195,7 @@ def test_versions_that_would_do_are_named(package, found, message, tmp_path, mon
 
     monkeypatch.setattr(versions, "version", other)
     with pytest.raises(ImportError, match=message):
-        quantized("residual", "8").export_onnx(tmp_path / "a.onnx", images())
+        quantized("residual", "8").export_onnx(tmp_path / "a.onnx", images(), opset=25 if "1.24" in message else 21)
 
 
 def test_places_where_nothing_can_be_written_are_refused_first(tmp_path):
@@ -206,3 +210,5 @@ def test_places_where_nothing_can_be_written_are_refused_first(tmp_path):
             result.export_onnx(path, None)
     with pytest.raises(ValueError, match='packing=\'dense\' is not supported; give "packed" or "native"'):
         result.export_onnx(tmp_path / "a.onnx", None, "dense")
+    with pytest.raises(ValueError, match=r"opset=20 is not supported; give one of 21, 25"):
+        result.export_onnx(tmp_path / "a.onnx", None, opset=20)

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 import ribs
 from ribs.io.export.activations import write_activations
 from ribs.io.export.runtime import Session
-from ribs.io.export.sites import Activations, Weights
+from ribs.io.export.sites import Activations, Form, Weights
 from ribs.io.export.weights import shift, write_weights
 from ribs.io.export.writer import Writer
 from ribs.quant.quantizer import FakeQuantizer, Quantizer, ShareQuantizer, code_range
@@ -95,7 +95,7 @@ def test_weights_are_codes_times_steps(packing, bits, shape, axes):
     step = torch.rand(shape[0]) + 0.1
     for integer in (True, False):
         writer = Writer()
-        name = write_weights(writer, Weights("w", bits, codes, step, 0), "y", packing, axes=axes, integer=integer)
+        name = write_weights(writer, Weights("w", bits, codes, step, 0), "y", Form(packing), axes=axes, integer=integer)
         expected = codes.float() * step.reshape(-1, *[1] * (len(shape) - 1))
         assert torch.equal(run(writer, "y"), expected if axes is None else expected.permute(axes))
         whole = Writer()

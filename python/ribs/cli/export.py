@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     size = input_size(model, arguments.input_size)
     batch = next(iter(load_data(Path(arguments.data), model, size, batch_size=SAMPLES, seed=0, workers=0)))
     if out.suffix == ".onnx":
-        exported = result.export_onnx(out, batch, arguments.packing)
+        exported = result.export_onnx(out, batch, arguments.packing, arguments.opset)
         print(json.dumps(dataclasses.asdict(exported), indent=2) if arguments.json else exported)
         return
     result.export_pt2(out, batch)

@@ -107,6 +107,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--packing", choices=("packed", "native"), default="packed", help="of weights in ONNX (default: %(default)s)"
     )
+    parser.add_argument("--opset", type=int, default=21, help="of ONNX, 21 or 25 (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
 

@@ -149,7 +149,11 @@ class Result:
         import_module("ribs.io.saved").save(self, path)  # of a room above: known when it is needed
 
     def export_onnx(
-        self, path: str | os.PathLike[str], batch: Any, packing: Literal["packed", "native"] = "packed"
+        self,
+        path: str | os.PathLike[str],
+        batch: Any,
+        packing: Literal["packed", "native"] = "packed",
+        opset: int = 21,
     ) -> OnnxExport:
         """Write the network as ONNX of standard operators, for runtimes such as onnxruntime and OpenVINO.
 
@@ -157,12 +161,14 @@ class Result:
             its integers, every part by itself, and the outputs. Where the network's forward lets it be, the file takes
             any number of samples.
         packing: of weights: "packed", planes of bits, exactly as many as they have; or "native", in INT4 and INT8.
+        opset: of operators, 21, or 25, which has INT2 too, and needs newer runtimes.
         docs/export.md says what is in it. A file that is there is replaced once the new one is complete.
         Raises: ribs.ExportError for a network that cannot be exported, and for a file that would not compute what the
             network computes; ImportError without the extra `onnx`, or for versions that are too old; ValueError for
-            another packing; OSError where the path is not writable. Then no file is changed.
+            another packing or
+            opset; OSError where the path is not writable. Then no file is changed.
         """
-        made: OnnxExport = import_module("ribs.io.export.onnx_file").export_onnx(self, path, batch, packing)
+        made: OnnxExport = import_module("ribs.io.export.onnx_file").export_onnx(self, path, batch, packing, opset)
         return made
 
     def export_pt2(self, path: str | os.PathLike[str], batch: Any) -> None:

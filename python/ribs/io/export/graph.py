@@ -15,13 +15,14 @@ from torch.utils._pytree import tree_flatten_with_path
 import ribs
 from ribs.io.errors import ExportError
 from ribs.io.export.activations import Cut, has_codes, write_activations
-from ribs.io.export.sites import Activations, Packing, Site, Weights, capture, find_sites, with_sites
+from ribs.io.export.sites import Activations, Form, Site, Weights, capture, find_sites, with_sites
 from ribs.io.export.weights import write_weights
 from ribs.io.export.writer import Writer
 from ribs.quant.inputs import Inputs
 from ribs.quant.quantizer import FLOAT_BITS
 
 OPSET = 21  # the first with INT4
+IR_VERSIONS = {21: 10, 25: 13}  # the first of the file format that has the same types
 DOMAIN = "ribs"
 
 
@@ -85,16 +86,18 @@ def mark(network: nn.Module, inputs: Inputs) -> Marked:
         raise ExportError(f"[export_onnx] torch.onnx cannot export the network: {error}") from error
 
 
-def write(marked: Marked, network: nn.Module, packing: Packing) -> Exported:
+def write(marked: Marked, network: nn.Module, form: Form) -> Exported:
     """Put the network's quantizers at their present bits, as standard operators, in the places of the marks.
 
     Raises: ExportError for a quantizer that has no ONNX.
     """
     model = onnx.ModelProto()
     model.CopyFrom(marked.model)
-    codes, cuts = _expand(model.graph, find_sites(network), packing)
+    codes, cuts = _expand(model.graph, find_sites(network), form)
     prune(model.graph)
     _strip(model)
+    # Later versions have more types, and operators of 21 mean the same in them.
+    model.opset_import[0].version, model.ir_version = form.opset, IR_VERSIONS[form.opset]
     onnx.checker.check_model(model, full_check=True)
     return Exported(model, marked.inputs, codes, cuts)
 
@@ -108,7 +111,7 @@ def _input_names(network: nn.Module, inputs: Inputs) -> tuple[str, ...]:
 
 
 def _expand(
-    graph: onnx.GraphProto, sites: Mapping[str, Site], packing: Packing
+    graph: onnx.GraphProto, sites: Mapping[str, Site], form: Form
 ) -> tuple[dict[str, tuple[Weights, str]], dict[str, Cut]]:
     """Put standard operators in the places of the marks."""
     writer, readers = Writer(), _readers(graph)
@@ -139,7 +142,7 @@ def _expand(
         made[path] = output
         reading = sites.get(path.removesuffix("weight_quantizer") + "input_quantizer")
         integer = isinstance(reading, Activations) and has_codes(reading.quantizer)
-        codes[path] = site, write_weights(writer, site, output, packing, axes=axes, integer=integer)
+        codes[path] = site, write_weights(writer, site, output, form, axes=axes, integer=integer)
     if missing := sites.keys() - codes.keys() - cuts.keys():
         raise ExportError(f"[export_onnx] {min(missing)!r} is not in the graph that torch.onnx made")
     del graph.node[:]

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 
 from ribs.io.errors import ExportError
 from ribs.io.export.sites import Site, Weights, capture, with_sites
-from ribs.io.export.versions import check_versions
+from ribs.io.export.versions import TORCH, check_versions
 from ribs.io.folder import check_file, write_file
 from ribs.ops import twin
 from ribs.quant.copies import copy_model
@@ -26,7 +26,7 @@ from ribs.select.result import Result
 
 def export_pt2(result: Result, path: str | os.PathLike[str], batch: Any) -> None:
     """`Result.export_pt2`."""
-    check_versions("export_pt2", ["torch"])
+    check_versions("export_pt2", TORCH)
     path = Path(path)
     check_file("export_pt2", path)
     inputs = as_inputs(result.model, batch).to("cpu")

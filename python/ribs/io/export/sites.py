@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,13 @@ from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer
 from ribs.quant.tree import map_leaves
 
 Packing = Literal["packed", "native"]
-PACKINGS: tuple[Packing, ...] = ("packed", "native")
+
+
+class Form(NamedTuple):
+    """How weights are written, and the version of ONNX's operators."""
+
+    packing: Packing = "packed"
+    opset: int = 21
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-NEEDED = {
-    "torch": (2, 8),  # torch.onnx.ops.symbolic
-    "onnx": (1, 17),  # operator set 21
-    "onnxscript": (0, 3),  # of which torch.onnx makes its graphs
-    "onnxruntime": (1, 20),  # operator set 21, and the kernels that were tried
+Needed = Mapping[str, tuple[int, int]]
+TORCH = {"torch": (2, 8)}  # torch.onnx.ops.symbolic, and free numbers of samples
+# By the version of the operator set; torch.onnx makes its graphs of onnxscript.
+ONNX = {
+    21: {**TORCH, "onnx": (1, 17), "onnxscript": (0, 3), "onnxruntime": (1, 20)},
+    25: {**TORCH, "onnx": (1, 20), "onnxscript": (0, 3), "onnxruntime": (1, 24)},
 }
 
 
-def check_versions(function: str, packages: Iterable[str] = NEEDED) -> None:
+def check_versions(function: str, needed: Needed) -> None:
     """Raises: ImportError that names what is missing or too old, and the version that would do."""
-    for package in packages:
-        least = NEEDED[package]
+    for package, least in needed.items():
         wanted = ".".join(map(str, least))
         try:
             found = version(package)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ribs import ops
-from ribs.io.export.sites import Packing, Weights
+from ribs.io.export.sites import Form, Weights
 from ribs.io.export.writer import Array, Writer
 
 # Runtimes that multiply integers round biases to multiples of both steps' product, which at few bits is much. Codes of
@@ -23,7 +23,7 @@ def shift(bits: int) -> int:
 
 
 def write_weights(
-    writer: Writer, site: Weights, output: str, packing: Packing, *, axes: list[int] | None, integer: bool
+    writer: Writer, site: Weights, output: str, form: Form, *, axes: list[int] | None, integer: bool
 ) -> str:
     """Write the weights of a layer; returns the name of their integers, codes * 2^shift.
 
@@ -32,7 +32,7 @@ def write_weights(
         integers: onnxruntime rounds float inputs of such products to 8 bits on its own.
     """
     name, dims, axis = site.name, site.codes.dim(), site.axis
-    codes = integers = {"packed": _write_planes, "native": _write_native}[packing](writer, site)
+    codes = integers = _write_planes(writer, site) if form.packing == "packed" else _write_native(writer, site, form)
     if axes is not None:
         integers = writer.add("Transpose", [codes], f"{name}/turned", perm=axes)
         axis = None if axis is None else axes.index(axis % dims)
@@ -59,11 +59,11 @@ def planes(codes: Tensor, bits: int) -> Array:
     return np.packbits(rows.astype(np.uint8), axis=1, bitorder="little")
 
 
-def payload(sites: list[Weights], packing: Packing) -> int:
+def payload(sites: list[Weights], form: Form) -> int:
     """Bytes of all weights in a file."""
-    if packing == "packed":
+    if form.packing == "packed":
         return sum(each.bits * -(-each.codes.numel() // 8) for each in sites)
-    return sum(-(-each.codes.numel() * _container(each.bits)[1] // 8) for each in sites)
+    return sum(-(-each.codes.numel() * _container(each.bits, form)[1] // 8) for each in sites)
 
 
 def _write_planes(writer: Writer, site: Weights) -> str:
@@ -90,10 +90,10 @@ def _write_planes(writer: Writer, site: Weights) -> str:
     return writer.add("Reshape", [found, shape], f"{name}/codes")
 
 
-def _write_native(writer: Writer, site: Weights) -> str:
+def _write_native(writer: Writer, site: Weights, form: Form) -> str:
     """The smallest type that holds the codes, and a cast to int8, without which runtimes multiply in float."""
     name = site.name
-    kind, width = _container(site.bits)
+    kind, width = _container(site.bits, form)
     if kind == onnx.TensorProto.INT8:
         return writer.constant(f"{name}/codes", (site.codes << shift(site.bits)).numpy())
     fields = (site.codes.reshape(-1).to(torch.int16) & ((1 << width) - 1)).to(torch.uint8)
@@ -105,6 +105,8 @@ def _write_native(writer: Writer, site: Weights) -> str:
     return writer.add("Cast", [found], f"{name}/codes", to=onnx.TensorProto.INT8)
 
 
-def _container(bits: int) -> tuple[int, int]:
+def _container(bits: int, form: Form) -> tuple[int, int]:
     """The type, and its bits."""
+    if bits <= 2 and form.opset >= 25:
+        return onnx.TensorProto.INT2, 2
     return (onnx.TensorProto.INT4, 4) if bits <= 4 else (onnx.TensorProto.INT8, 8)
