@@ -132,7 +132,7 @@ def with_another_bias(model):
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
 
 
-DAMAGE = {without_clips: "'.*.input' rounds to other", with_another_bias: "the part of the file that computes 'linear'"}
+DAMAGE = {without_clips: "'.*.input' rounds to other", with_another_bias: "the part of the file that computes 'output'"}
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)

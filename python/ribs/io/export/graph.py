@@ -6,6 +6,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 import torch
@@ -77,9 +78,21 @@ def mark(network: nn.Module, inputs: Inputs) -> Marked:
 
     Raises: ExportError for one that torch.export cannot follow or torch.onnx has no operators for.
     """
-    program, names = capture(with_sites(network, _Mark), inputs), _input_names(network, inputs)
+    program = capture(with_sites(network, _Mark), inputs)
+    parameters = inspect.signature(network.forward).parameters
+    names = _names(dict(zip(parameters, inputs.args, strict=False)) | dict(inputs.kwargs))
+    with torch.no_grad():
+        outputs = _names(inputs.head(1).to(next(network.parameters()).device).call(network))
     try:
-        made = torch.onnx.export(program, (), dynamo=True, opset_version=OPSET, input_names=list(names), verbose=False)
+        made = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(names),
+            output_names=list(outputs),
+            verbose=False,
+        )
         assert made is not None
         return Marked(made.model_proto, names)
     except Exception as error:
@@ -98,16 +111,18 @@ def write(marked: Marked, network: nn.Module, form: Form) -> Exported:
     _strip(model)
     # Later versions have more types, and operators of 21 mean the same in them.
     model.opset_import[0].version, model.ir_version = form.opset, IR_VERSIONS[form.opset]
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:
+        raise ExportError(f"[export_onnx] the file would not be valid ONNX: {error}") from error
     return Exported(model, marked.inputs, codes, cuts)
 
 
-def _input_names(network: nn.Module, inputs: Inputs) -> tuple[str, ...]:
-    """The names that the forward has for its tensors."""
-    parameters = [each for each in inspect.signature(network.forward).parameters]
-    named = dict(zip(parameters, inputs.args, strict=False)) | dict(inputs.kwargs)
-    leaves, _ = tree_flatten_with_path(named)
-    return tuple("_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path, _ in leaves)
+def _names(tree: Any) -> tuple[str, ...]:
+    """A name for each tensor: its keys and places in what holds it, or "output" for one that nothing holds."""
+    found = [path for path, leaf in tree_flatten_with_path(tree)[0] if isinstance(leaf, Tensor)]
+    paths = [[str(getattr(key, "key", getattr(key, "idx", key))) for key in path] for path in found]
+    return tuple("_".join(path) or "output" for path in paths)
 
 
 def _expand(

@@ -12,6 +12,8 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from ribs.io.errors import ExportError
+
 INTEGER_KERNELS = frozenset({"QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat"})
 
 
@@ -22,8 +24,11 @@ class Session:
         self._session = _session(model, _options(optimise))
 
     def run(self, feeds: Mapping[str, Tensor]) -> list[Tensor]:
-        """All outputs, of all inputs by name."""
-        found = self._session.run(None, {name: each.numpy() for name, each in feeds.items()})
+        """All outputs, of all inputs by name. Raises: ExportError where onnxruntime cannot run the model."""
+        try:
+            found = self._session.run(None, {name: each.numpy() for name, each in feeds.items()})
+        except Exception as error:
+            raise _refused(error) from error
         return [torch.from_numpy(each) for each in found]
 
 
@@ -39,7 +44,14 @@ def integer_kernels(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _session(model: onnx.ModelProto, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _refused(error) from error
+
+
+def _refused(error: Exception) -> ExportError:
+    return ExportError(f"[export_onnx] onnxruntime {onnxruntime.__version__} cannot run the file: {error}")
 
 
 def _options(optimise: bool) -> onnxruntime.SessionOptions:
