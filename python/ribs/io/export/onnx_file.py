@@ -21,11 +21,11 @@ def export_onnx(
     """`Result.export_onnx`."""
     if packing not in get_args(Packing):
         raise ValueError(f'[export_onnx] packing={packing!r} is not supported; give "packed" or "native"')
-    if opset not in ONNX:
-        raise ValueError(f"[export_onnx] opset={opset!r} is not supported; give one of {', '.join(map(str, ONNX))}")
+    if (packing, opset) not in ONNX:
+        raise ValueError(f"[export_onnx] opset={opset!r} is not supported; give 21 or 25")
     path = Path(path)
     check_file("export_onnx", path)
-    check_versions("export_onnx", ONNX[opset])
+    check_versions("export_onnx", ONNX[packing, opset])
     make = import_module("ribs.io.export.onnx_content").make  # which imports what may not be there
     content, found = make(result.model, as_inputs(result.model, batch), Form(packing, opset))
     write_file(path, content)

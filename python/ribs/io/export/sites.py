@@ -109,9 +109,8 @@ def capture(network: nn.Module, inputs: Inputs) -> ExportedProgram:
     Raises: ExportError for a forward that torch.export cannot follow.
     """
     example = inputs.repeat(2) if inputs.samples == 1 else inputs.head(2)  # of one sample, the number would be fixed
-    args, kwargs = map_leaves(
-        lambda leaf: {0: Dim.AUTO} if isinstance(leaf, Tensor) else None, (example.args, dict(example.kwargs))
-    )
+    shapes = {name: each for name, each in (("args", example.args), ("kwargs", dict(example.kwargs))) if each}
+    shapes = map_leaves(lambda leaf: {0: Dim.AUTO} if isinstance(leaf, Tensor) else None, shapes)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             # Layers note the weights that come with a call, those of the copy too.
@@ -120,7 +119,7 @@ def capture(network: nn.Module, inputs: Inputs) -> ExportedProgram:
                 _Whole(network),
                 example.args,
                 dict(example.kwargs),
-                dynamic_shapes={"args": args, "kwargs": kwargs} if kwargs else {"args": args},
+                dynamic_shapes=shapes,
                 strict=False,
             )
     except Exception as error:

@@ -8,10 +8,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 Needed = Mapping[str, tuple[int, int]]
 TORCH = {"torch": (2, 8)}  # torch.onnx.ops.symbolic, and free numbers of samples
-# By the version of the operator set; torch.onnx makes its graphs of onnxscript.
-ONNX = {
-    21: {**TORCH, "onnx": (1, 17), "onnxscript": (0, 3), "onnxruntime": (1, 20)},
-    25: {**TORCH, "onnx": (1, 20), "onnxscript": (0, 3), "onnxruntime": (1, 24)},
+_ONNX = {**TORCH, "onnx": (1, 17), "onnxscript": (0, 3)}  # of which torch.onnx makes its graphs
+# By packing and operator set. onnxruntime casts INT4 from 1.23 on.
+ONNX: dict[tuple[str, int], Needed] = {
+    ("packed", 21): {**_ONNX, "onnxruntime": (1, 20)},
+    ("native", 21): {**_ONNX, "onnxruntime": (1, 23)},
+    ("packed", 25): {**_ONNX, "onnx": (1, 20), "onnxruntime": (1, 24)},
+    ("native", 25): {**_ONNX, "onnx": (1, 20), "onnxruntime": (1, 24)},
 }
 
 

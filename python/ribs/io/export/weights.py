@@ -39,7 +39,10 @@ def write_weights(
     step = stored_step(site).numpy()
     if integer:
         place = {} if axis is None else {"axis": axis}
-        writer.add("DequantizeLinear", [integers, writer.constant(f"{name}/step", step)], output, **place)
+        scale = writer.constant(f"{name}/step", step)
+        # Without zero points onnxruntime 1.20 makes products that it then refuses to run.
+        zeros = writer.constant(f"bits/zeros{'x'.join(map(str, step.shape))}", np.zeros(step.shape, np.int8))
+        writer.add("DequantizeLinear", [integers, scale, zeros], output, **place)
     else:
         shape = [] if axis is None else [-1 if dim == axis % dims else 1 for dim in range(dims)]
         floats = writer.add("Cast", [integers], f"{name}/floats", to=onnx.TensorProto.FLOAT)
@@ -99,6 +102,7 @@ def _write_native(writer: Writer, site: Weights, form: Form) -> str:
     fields = (site.codes.reshape(-1).to(torch.int16) & ((1 << width) - 1)).to(torch.uint8)
     content = ops.pack_bits(fields, width).numpy().tobytes()
     found = writer.packed(f"{name}/int{width}", kind, tuple(site.codes.shape), content)
+    found = writer.add("Cast", [found], f"{name}/byte", to=onnx.TensorProto.INT8)
     found = writer.add("Cast", [found], f"{name}/wide", to=onnx.TensorProto.INT32)
     worth = writer.constant(f"bits/shift{site.bits}", np.int32(1 << shift(site.bits)))
     found = writer.add("Mul", [found, worth], f"{name}/shifted")
