@@ -44,7 +44,7 @@ class Keeps(NamedTuple):
 
 KEEPS = (
     Keeps("--journal", "journal", "losses-*.sqlite", "all that was measured"),
-    Keeps("--run", "run_folder", "last.*", "the last epoch"),
+    Keeps("--checkpoints", "checkpoints", "last.*", "the last epoch"),
 )
 
 
