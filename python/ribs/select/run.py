@@ -198,7 +198,7 @@ def search(
         losses_ahead, work = way.work(plan)
         work *= sensitivity.passes_of_a_loss
         at_most = way.iterations_for(len(network.units))
-        events = Events(plan, ranks, bars, at_most, on_iteration=on_iteration, on_probe=on_probe)
+        events = Events(plan, ranks, bars, at_most, started=started, on_iteration=on_iteration, on_probe=on_probe)
         about = "about" if profile == "full" and algorithm == "paper" else "at most"
         bars.say(
             f"{len(network.units)} units, {at_most} iterations, {about} {losses_ahead} losses "
