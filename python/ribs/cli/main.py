@@ -26,6 +26,7 @@ COMMANDS = (
     "qat",
     "evaluate",
     "report",
+    "export",
     "compare",
     "count",
     "demo",
