@@ -186,7 +186,15 @@ def search(
         losses_ahead, work = way.work(plan)
         work = sensitivity.passes_before + work * sensitivity.passes_of_a_loss
         at_most = way.iterations_for(len(network.units))
-        events = Events(plan, measures.ranks, bars, at_most, on_iteration=on_iteration, on_probe=on_probe)
+        events = Events(
+            plan,
+            measures.ranks,
+            bars,
+            at_most,
+            started=options.started,
+            on_iteration=on_iteration,
+            on_probe=on_probe,
+        )
         about = "about" if profile == "full" and algorithm == "paper" else "at most"
         measures.announce(f"{at_most} iterations", about, losses_ahead, work)
         measures.calibrate()
