@@ -15,6 +15,7 @@ from typing import NamedTuple
 import ribs
 from ribs.cli import config
 from ribs.cli.commands.shared import add_output
+from ribs.cli.output import lines
 from ribs.select.errors import InfeasibleBudgetError
 
 DONE, USAGE, INFEASIBLE, INTERRUPTED = 0, 2, 3, 4
@@ -25,6 +26,7 @@ COMMANDS = (
     "qat",
     "evaluate",
     "report",
+    "export",
     "compare",
     "count",
     "demo",
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.print_config:
             print(config.as_file(commands[arguments.command], arguments))
         else:
-            with _terminable():
+            with _terminable(), lines(arguments):
                 import_module(f"ribs.cli.{arguments.command}").run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt as stop:

@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
             execution=arguments.execution,
             max_seconds=arguments.max_seconds,
             cache_mib=arguments.cache_mib,
+            store_mib=arguments.store_mib,
             journal=arguments.journal,
             seed=arguments.seed,
             progress=bars(arguments),
@@ -118,6 +119,8 @@ def as_json(result: ribs.Result) -> dict[str, object]:
                 "standard_error": record.standard_error,
                 "bops": record.bops,
                 "bits": record.bits,
+                "spent": record.spent,
+                "gaps": record.gaps,
             }
             for record in result.history
         ],

@@ -23,11 +23,11 @@ from torch import Tensor
 
 import ribs
 from ribs.io import schema
-from ribs.io.content import WeightsFile
+from ribs.io.content import WeightsFile, upgraded
 from ribs.io.errors import FormatError
 
 FORMAT = "ribs result"
-VERSION = 1
+VERSION = 2
 RESULT, WEIGHTS = "result.json", "weights.safetensors"
 NAMES = frozenset({RESULT, WEIGHTS, "bits.json", "bits.csv"})
 LARGEST_RESULT = 2**28  # bytes
@@ -102,6 +102,19 @@ def write(path: Path, files: Mapping[str, bytes]) -> None:
         _sync(path.parent)
 
 
+def check_file(function: str, path: Path) -> None:
+    """Raise unless a file may be written there, before any long work.
+
+    Raises: OSError: IsADirectoryError, FileNotFoundError where there is no folder for it, PermissionError.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"[{function}] {path} is a folder; give the path of a file")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"[{function}] {path.parent} is no folder; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"[{function}] {path.parent} is not writable; give another path")
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write one file, which appears whole. Raises: OSError, and then what was there still is."""
     new = path.with_name(f".{path.name}.new-{secrets.token_hex(4)}")
@@ -131,14 +144,14 @@ def weights_file(tensors: Mapping[str, Tensor]) -> tuple[bytes, WeightsFile]:
 
 
 def read_result(folder: Path) -> Any:
-    """The content of the JSON file. Raises: FormatError; FileNotFoundError where there is none."""
+    """The content of the JSON file, as of this version. Raises: FormatError; FileNotFoundError where there is none."""
     envelope = _envelope(folder)
-    if envelope.keys() != {"format", "version", "ribs", "checksum", "content"} or envelope["version"] != VERSION:
+    if envelope.keys() != {"format", "version", "ribs", "checksum", "content"} or envelope["version"] < 1:
         raise FormatError(f"[load] {folder / RESULT} is damaged: it does not begin as it should")
     content, checksum = envelope.pop("content"), envelope.pop("checksum")
     if not isinstance(content, dict) or checksum != _checksum(envelope, content):
         raise FormatError(f"[load] {folder / RESULT} is damaged: it is not what was written")
-    return content
+    return upgraded(content, envelope["version"])
 
 
 def read_weights(

@@ -101,9 +101,9 @@ def find_origin(caller: str, network: nn.Module) -> Result:
 def _origin(network: QuantizedNetwork, bits: Result | AnyBits) -> Result:
     """What the result will be, but for its model and losses. Raises: ValueError for bits that do not fit."""
     if isinstance(bits, Result):
-        table = CostTable.of(network.trace, network.units, bits.costs.accounting)
+        table = CostTable.of(network.trace, network.units, bits.costs.accounting, bits.recipe)
         return replace(bits, bits=table.configuration(bits.bits), model=nn.Identity(), costs=table)
-    table = CostTable.of(network.trace, network.units)
+    table = CostTable.of(network.trace, network.units, recipe=network.recipe.name)
     configuration = table.configuration(bits)
     return Result(
         bits=configuration,
