@@ -78,6 +78,19 @@ def test_it_learns_what_the_labels_say():
     assert found.result.bits == dict.fromkeys(found.result.bits, (3, 3))
 
 
+def test_a_trained_network_gives_the_same_classes_in_onnxruntime(tmp_path):
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    result, x = trained(bits=4, training=Training(epochs=8, **FAST)).result, samples(seed=1)[0]
+    result.export_onnx(tmp_path / "trained.onnx", x)
+    session = onnxruntime.InferenceSession(tmp_path / "trained.onnx", providers=["CPUExecutionProvider"])
+    [found] = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        want = result.model(x).argmax(1)
+    assert torch.equal(torch.from_numpy(found).argmax(1), want) and len(want.unique()) == 4
+
+
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_a_teacher_is_followed(share):
     teacher = trained(bits=32, training=Training(epochs=12, **FAST)).result.model
