@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ribs.cli.output import print_json
 from ribs.io.folder import write_file
 from ribs.io.saved import read
 from ribs.report.page import page
@@ -16,5 +17,7 @@ from ribs.report.page import page
 def run(arguments: argparse.Namespace) -> None:
     """Write the page; it shows nothing of the network itself, which is not needed."""
     content = read(Path(arguments.saved))
-    text = page(content.result(nn.Module()), dataclasses.asdict(content.versions))
-    write_file(Path(arguments.out), text.encode())
+    text = page(content.result(nn.Module()), dataclasses.asdict(content.versions)).encode()
+    write_file(Path(arguments.out), text)
+    if arguments.json:
+        print_json({"page": arguments.out, "bytes": len(text)})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import torch.distributed as dist
 import ribs
 from ribs.cli.flags import budgets, candidates
 from ribs.cli.models import input_size, load_data, load_loss, load_model
+from ribs.cli.output import bars, print_json
 from ribs.io.folder import check_free
 from ribs.recon.methods import METHODS
 from ribs.select.result import Spending
@@ -39,9 +39,9 @@ def run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         workers=arguments.workers,
     )
-    with _processes() as first:
+    with processes() as first:
         result = ribs.search(
-            model.to(_device(arguments.device)),
+            model.to(own_device(arguments.device)),
             loader,
             budget,
             units=arguments.units,
@@ -61,28 +61,30 @@ def run(arguments: argparse.Namespace) -> None:
             store_mib=arguments.store_mib,
             journal=arguments.journal,
             seed=arguments.seed,
-            progress=not arguments.no_progress,
+            progress=bars(arguments),
         )
     if first and arguments.out is not None:
         result.save(arguments.out)
-    if first:
-        print(json.dumps(as_json(result), indent=2) if arguments.json else result.summary())
+    if first and arguments.json:
+        print_json(as_json(result))
+    elif first:
+        print(result.summary())
 
 
 @contextmanager
-def _processes() -> Iterator[bool]:
+def processes(backend: str = "gloo") -> Iterator[bool]:
     """Join the other processes that torchrun started, if any; whether this is the one that speaks."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield True
         return
-    dist.init_process_group("gloo")
+    dist.init_process_group(backend)
     try:
         yield dist.get_rank() == 0
     finally:
         dist.destroy_process_group()
 
 
-def _device(name: str) -> str:
+def own_device(name: str) -> str:
     """Each process of one machine takes a GPU of its own."""
     return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" and "LOCAL_RANK" in os.environ else name
 
@@ -117,6 +119,8 @@ def as_json(result: ribs.Result) -> dict[str, object]:
                 "standard_error": record.standard_error,
                 "bops": record.bops,
                 "bits": record.bits,
+                "spent": record.spent,
+                "gaps": record.gaps,
             }
             for record in result.history
         ],

@@ -62,6 +62,10 @@ class KeptWeights:
         made: Made = entry.made
         return made
 
+    def made(self, bits: int) -> list[Any]:
+        """All that is kept for these bits."""
+        return [entry.made for (other, _), entry in self._entries.items() if other == bits]
+
     def drop(self, which: Callable[[int, str], bool]) -> None:
         """Forget all that `which(bits, form)` is true of."""
         self._drop(key for key in self._entries if which(*key))

@@ -17,8 +17,9 @@ from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from ribs.quant.inputs import Inputs
-from ribs.quant.layers import QuantizedLayer, QuantizedMatmul, call_alone
+from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer
+from ribs.quant.redirect import call_alone
 from ribs.quant.trace import Layer
 from ribs.recon.methods import Method, Phase
 from ribs.recon.optimise import Optimisation

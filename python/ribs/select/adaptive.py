@@ -92,6 +92,7 @@ class _Adaptive:
         counts = [len(samples.shards)] if race is None else race.rounds(samples.ends)
         self.count, self.later = counts[0], counts[1:]  # shards that are measured now, and afterwards
         self.stopped = False
+        self.gaps: list[float] = []  # of the programs of the present iteration
 
     def run(
         self,
@@ -107,6 +108,7 @@ class _Adaptive:
         reference = self.best()
         while len(done) < iterations and not self.stopped:
             self.fit(reference)
+            self.gaps.clear()
             proposals = self.agree(list(self.proposals(reference, size, generator)))
             if not proposals or (waiting >= PATIENCE and self.later):
                 if not self.later:
@@ -235,7 +237,9 @@ class _Adaptive:
 
         def solution(effects: Array, most: int) -> Choice:
             """The configuration of least total effect that changes at most so many units of the reference."""
-            return solve(effects, costs, (*self.problem.limits, most), self.problem.allowed).choice
+            found = solve(effects, costs, (*self.problem.limits, most), self.problem.allowed)
+            self.gaps.append(found.gap)
+            return found.choice
 
         for most in sizes:
             yield solution(self.model.effects(reference), most)
@@ -302,6 +306,7 @@ class _Adaptive:
             loss=samples.mean(found),
             standard_error=samples.standard_error(found),
             costs=problem.costs_of(found),
+            gaps=tuple(self.gaps),
         )
 
 

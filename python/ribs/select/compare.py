@@ -232,7 +232,7 @@ def compare(
                             bits=configuration,
                         )
                     )
-                    bars.say(f"ribs: {budget}, {name}, seed {seed}: task loss {runs[-1].loss:.4g}, {seconds:.1f} s")
+                    bars.say(f"{budget}, {name}, seed {seed}: task loss {runs[-1].loss:.4g}, {seconds:.1f} s")
     return Comparison(tuple(runs))
 
 

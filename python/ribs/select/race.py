@@ -100,6 +100,7 @@ class Profile:
     answers: its solution and, in a race, those of smaller steps, each with the sum of its deltas; measured on as many
         shards as were seen.
     stopped: whether `stop` ended it.
+    gaps: `Solution.gap` of each program that was solved, in order.
     """
 
     deltas: NDArray[np.float64]
@@ -108,6 +109,7 @@ class Profile:
     standing: NDArray[np.bool_]
     answers: dict[Choice, float]
     stopped: bool
+    gaps: tuple[float, ...]
 
 
 def profile(samples: Samples, program: Program, race: Race | None, least: int, stop: Callable[[], bool]) -> Profile:
@@ -122,7 +124,7 @@ def profile(samples: Samples, program: Program, race: Race | None, least: int, s
     """
     reference, standing = program.reference, program.allowed.copy()
     seen, own = np.zeros(standing.shape, dtype=np.int64), program.own
-    done, ended, stopped = 0, False, False
+    done, ended, stopped, gaps = 0, False, False, list[float]()
     counts = [len(samples.shards)] if race is None else race.rounds(samples.ends)
     for count in counts:
         while done < count and not ended:
@@ -141,6 +143,7 @@ def profile(samples: Samples, program: Program, race: Race | None, least: int, s
             ended = stopped = cut or ((done < len(samples.shards) or samples.at_a_time is not None) and stop())
         deltas, errors = _summary(samples, program, seen)
         solution = solve(deltas, program.costs, program.left, standing)
+        gaps.append(solution.gap)
         choice = program.changed(solution.choice)
         for shard in range(done):
             samples.ask([choice], shard)
@@ -159,9 +162,10 @@ def profile(samples: Samples, program: Program, race: Race | None, least: int, s
     for smaller in _smaller_steps(program, deltas, standing, choice) if race is not None else ():
         shorter = program.changed(smaller.choice)
         answers.setdefault(shorter, smaller.objective)
+        gaps.append(smaller.gap)
         for shard in range(done):
             samples.ask([shorter], shard)
-    return Profile(deltas, errors, seen, standing, answers, stopped)
+    return Profile(deltas, errors, seen, standing, answers, stopped, tuple(gaps))
 
 
 def _smaller_steps(

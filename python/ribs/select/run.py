@@ -12,7 +12,7 @@ from torch import nn
 
 from ribs.quant.copies import unwrap
 from ribs.quant.inputs import collect
-from ribs.quant.network import Bits, QuantizedNetwork, calibrate, check_pooled, prepare
+from ribs.quant.network import QuantizedNetwork, calibrate, check_pooled, prepare
 from ribs.quant.recipe import RecipeName, check_recipe
 from ribs.quant.reparameterize import reparameterize, scale_norms
 from ribs.quant.units import UnitScheme
@@ -23,6 +23,7 @@ from ribs.select.bit_table import read_bits
 from ribs.select.budget import Budget
 from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties
 from ribs.select.cost import AnyBits, CostTable
+from ribs.select.events import Events, OnIteration, OnProbe
 from ribs.select.identity import identity
 from ribs.select.journal import Journal
 from ribs.select.loss import TaskLoss, kl_divergence
@@ -33,7 +34,7 @@ from ribs.select.ranks import Ranks
 from ribs.select.reconstructed import SHARE, Reconstructed, check_recipe_of, check_reconstruction
 from ribs.select.result import Result, SearchCost
 from ribs.select.samples import standard_error
-from ribs.select.search import Iteration, Trace
+from ribs.select.search import Trace
 from ribs.select.sensitivity import Sensitivity
 from ribs.select.setup import set_up
 
@@ -74,6 +75,8 @@ def search(
     journal: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: bool = True,
+    on_iteration: OnIteration | None = None,
+    on_probe: OnProbe | None = None,
 ) -> Result:
     """Choose the bits of every unit of a trained network that lose the least within a budget.
 
@@ -129,9 +132,12 @@ def search(
         from there and ends with the same result; a call with another budget uses its losses too.
     seed: of the random choices. The same call on the same device gives the same result.
     progress: show bars.
+    on_iteration: called after each iteration with a `ribs.select.events.IterationDone`.
+    on_probe: called with a `ribs.select.events.ProbeDone` for each loss that was measured, soon after it was. What a
+        callback raises ends the search and comes out of this call; the journal keeps all that was measured.
 
     Where `torch.distributed` is initialised, all of its processes must make the same call; they share the work, and
-    all get the result that one process alone would have found.
+    all get the result that one process alone would have found. Only in the first of them are callbacks called.
 
     Raises: InfeasibleBudgetError naming the least reachable cost; ValueError or TypeError for bad input, JournalError
         for a journal of another search or one that cannot be used, all before any long work; JournalError where the
@@ -169,14 +175,16 @@ def search(
         _check_int8(network)
     with ExitStack() as stack:
         ranks = stack.enter_context(closing(Ranks()))
-        bars = stack.enter_context(Bars(progress and ranks.rank == 0))
+        bars = stack.enter_context(Bars(progress, first=ranks.rank == 0))
         fields = {}
         if journal is not None or ranks.count > 1:
             steps = f"{network.recipe.name}, {'of all batches together' if pool_batches else 'of each batch, averaged'}"
             fields = identity(model, shards, plan, loss, recipe=f"{steps}; {execution}", seed=seed)
             if reconstruct is not None:
                 fields["reconstruction"] = f"{reconstruct}, {profile}; pieces of at most {store_mib:g} MiB"
-            ranks.check_same({**fields, "budget": str(plan.limits), "algorithm": str(way), "profile": profile})
+            callbacks = str([on_iteration is not None, on_probe is not None])
+            same = {"budget": str(plan.limits), "algorithm": str(way), "profile": profile, "callbacks": callbacks}
+            ranks.check_same({**fields, **same})
         losses = stack.enter_context(_journal(journal, fields, ranks))
         options: dict[str, Any] = {
             "cache_mib": cache_mib * (1 - WEIGHTS_SHARE),
@@ -193,12 +201,13 @@ def search(
             sensitivity = Reconstructed(network, shards, plan.candidates, loss, reconstruct, **options)
         losses_ahead, work = way.work(plan)
         work = sensitivity.passes_before + work * sensitivity.passes_of_a_loss
-        at_most = "about" if profile == "full" and algorithm == "paper" else "at most"
-        units_found = len(network.units)
+        at_most = way.iterations_for(len(network.units))
+        events = Events(plan, ranks, bars, at_most, on_iteration=on_iteration, on_probe=on_probe)
+        about = "about" if profile == "full" and algorithm == "paper" else "at most"
         bars.say(
-            f"ribs: {units_found} units, {way.iterations_for(units_found)} iterations, {at_most} {losses_ahead} losses "
-            f"on {sum(sensitivity.samples)} samples: {at_most} {work:.0f} forward equivalents (passes of the float "
-            f"network over the samples); one took {sensitivity.seconds_of_a_pass:.3g} s, so {at_most} "
+            f"{len(network.units)} units, {at_most} iterations, {about} {losses_ahead} losses "
+            f"on {sum(sensitivity.samples)} samples: {about} {work:.0f} forward equivalents (passes of the float "
+            f"network over the samples); one took {sensitivity.seconds_of_a_pass:.3g} s, so {about} "
             f"{duration(work * sensitivity.seconds_of_a_pass)}"
         )
         calibrate(network, batches, plan.bit_widths, pooled=pool_batches, progress=bars.calibration)
@@ -206,7 +215,7 @@ def search(
         if execution == "int8":
             network.configure(plan.configuration(plan.start))
             whole, others = network.integer_layers()
-            bars.say(f"ribs: {len(whole)} layers run in int8; in float32 {', '.join(others) or 'none'}")
+            bars.say(f"{len(whole)} layers run in int8; in float32 {', '.join(others) or 'none'}")
         bars.start_search(work)
 
         def out_of_time() -> bool:
@@ -215,23 +224,17 @@ def search(
             )
             return max_seconds is not None and bool(ranks.first(spent > max_seconds))
 
-        named: set[tuple[str, Bits]] = set()
-
-        def report(iteration: Iteration) -> None:
-            plan.name_non_finite(iteration, named)
-            bars.measured(iteration.loss)
-
         with _executed(network, execution, cache_mib):
             trace = way.run(
                 plan,
-                sensitivity.measure,
+                events.telling(sensitivity),
                 sensitivity.samples,
                 race=Race() if racing else None,
                 seed=seed,
                 stop=out_of_time,
                 at_a_time=None if reconstruct is None else ranks.count,
                 agree=ranks.first,
-                on_iteration=report,
+                on_iteration=lambda iteration: events.iteration(iteration, sensitivity.forward_equivalents),
             )
         if isinstance(sensitivity, Reconstructed):
             assert finish is not None
@@ -340,7 +343,7 @@ def quantize(
     batches = collect(model, loader, calibration_samples)
     network = prepare(model, batches[0], units, recipe=recipe, skip=skip)
     check_pooled(pool_batches, network.recipe)
-    table = CostTable.of(network.trace, network.units)
+    table = CostTable.of(network.trace, network.units, recipe=network.recipe.name)
     configuration = table.configuration(bits)
     with Bars(progress) as bars:
         widths = bit_widths(configuration.values())

@@ -33,6 +33,7 @@ class Iteration:
     loss, standard_error: the measured loss of `choice`; in a race, on the samples that the iteration saw. Where it
         is not finite, `choice` did not become the reference.
     costs: the exact costs of `choice`, one for each budget.
+    gaps: `Solution.gap` of each program that was solved: all of them, where an iteration solves several.
     """
 
     selected: tuple[int, ...]
@@ -45,6 +46,7 @@ class Iteration:
     loss: float
     standard_error: float
     costs: tuple[int, ...]
+    gaps: tuple[float, ...]
 
     @property
     def interaction_error(self) -> float:
@@ -158,6 +160,7 @@ def repeated_ilp(
                 loss=loss,
                 standard_error=samples.standard_error(choice),
                 costs=problem.costs_of(choice),
+                gaps=found.gaps,
             )
         )
         on_iteration(iterations[-1])

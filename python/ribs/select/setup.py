@@ -59,7 +59,7 @@ def set_up(
         ties = [group if isinstance(group, str) else list(group) for group in ties]
     batches = collect(model, loader, calibration_samples)
     network = prepare(model, batches[0], units, recipe=recipe, skip=skip)
-    table = CostTable.of(network.trace, network.units)
+    table = CostTable.of(network.trace, network.units, recipe=network.recipe.name)
     plans = tuple(
         make_plan(table, budget, choices, activation_bits, pins, allowed=allowed, ties=ties, target=target)
         for budget in budgets
