@@ -71,9 +71,9 @@ def probes(units: int) -> list[Choice]:
 def profile(name: str, threads: int, device: str) -> list[Case]:
     """Every level of the engine on the first profile of Algorithm 1, by layers; losses are compared first."""
     on_gpu = device == "cuda"
-    count = 1024 if on_gpu else IMAGES[name]
+    count = 512 if on_gpu else IMAGES[name]
     batches = images(count, device)
-    by_hand_on = 2 if on_gpu else len(batches)  # batches, from which the time of all is told
+    by_hand_on = 1 if on_gpu else len(batches)  # batches, from which the time of all is told
     inputs = [Inputs((x,), {}) for x in batches]
     network = prepare(build(name, device), inputs[0], "layer", recipe="mse")
     calibrate(network, inputs[:2], BITS)

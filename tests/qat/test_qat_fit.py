@@ -6,6 +6,7 @@ import socket
 
 import pytest
 import torch
+from nets import Convs
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -230,6 +231,13 @@ def test_half_precision_and_another_optimizer():
     found = trained(accelerator=accelerator, optimizer=adam, training=Training(epochs=6, lr=0.01, step_lr=1e-3))
     assert found.history[-1].loss < 0.8 * found.history[0].loss
     assert [group["weight_decay"] for group in made[0].param_groups] == [1e-4, 0.0, 0.0]
+    assert found.result.model(samples()[0]).dtype == torch.float32
+
+
+def test_half_precision_of_products_by_functionals():
+    """Their forward is an object of its own, which is no method of the network."""
+    accelerator = accelerate.Accelerator(mixed_precision="bf16", cpu=True)
+    found = trained(Convs(6).eval(), accelerator=accelerator, training=Training(epochs=2, lr=0.01, step_lr=1e-3))
     assert found.result.model(samples()[0]).dtype == torch.float32
 
 

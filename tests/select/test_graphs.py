@@ -116,18 +116,34 @@ def test_a_pass_that_gives_something_else_when_launched_is_not_used(monkeypatch,
     assert "it gave another loss" in caplog.text
 
 
+def test_runs_hold_the_weights_that_they_read(capture):
+    """Without room for the weights of other bits, those of a candidate are let go as soon as the next ones are made."""
+    shards = [Inputs((x,), {}) for x in loader(6)]
+    prepared = prepare(network(), shards[0], "layer")
+    calibrate(prepared, shards, (2, 4, 8))
+    found = Sensitivity(prepared, shards, CANDIDATES, kl_divergence)
+    found.measure([(2, 2, 2), (0, 2, 2), (2, 1, 2), (2, 2, 0)], 0)
+    [place] = found._graphs._places
+    for (choice, _), run in place.runs.items():
+        prepared.configure({unit.name: CANDIDATES[0][k] for unit, k in zip(prepared.units, choice, strict=True)})
+        first = next(unit for unit, k in enumerate(choice) if k != 2)
+        for name in [name for unit in prepared.units[first:] for name in unit.layers]:
+            layer, held = prepared.model.get_submodule(name), run.weights[name]
+            assert any(torch.equal(each, layer.weight_quantizer(layer.weight)) for each in held), (choice, name)
+
+
 def test_weights_made_while_capturing_are_forgotten():
     shards = [Inputs((x,), {}) for x in loader()]
     prepared = prepare(network(), shards[0], "layer")
     calibrate(prepared, shards, (2, 4, 8))
     prepared.configure({unit.name: (4, 4) for unit in prepared.units})
-    before = prepared.present_weights()
+    before = prepared.kept_weights()
     assert all(not made for made in before.values())
     with torch.no_grad():
         shards[0].call(prepared.model)
-        after = prepared.present_weights()
+        after = prepared.kept_weights()
         assert all(len(made) == 1 for made in after.values())
         prepared.forget_weights_but(after)
-        assert all(a is b for name in after for a, b in zip(after[name], prepared.present_weights()[name], strict=True))
+        assert all(a is b for name in after for a, b in zip(after[name], prepared.kept_weights()[name], strict=True))
         prepared.forget_weights_but(before)
-    assert prepared.present_weights() == before
+    assert prepared.kept_weights() == before

@@ -132,7 +132,10 @@ class Run:
 
     def finished(self) -> nn.Module:
         """The best network, or the last."""
-        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)  # takes autocast out of its forward
+        network = self.accelerator.unwrap_model(self.wrapped)
+        # Autocast, which accelerate's own way of removing leaves a method where the forward was none.
+        if (forward := network.__dict__.pop("_original_forward", None)) is not None:
+            network.forward = forward
         if self.best is not None:
             self.kept.load_state_dict(self.best)
         return self.kept

@@ -93,16 +93,14 @@ class QuantizedNetwork:
             for layer, old in zip(layers.values(), before, strict=True):
                 layer.kept.leave(old, layer.weight_quantizer.bits)
 
-    def present_weights(self) -> dict[str, list[Any]]:
-        """What is kept of the weights of every layer at its present bits: a pass at these bits reads it."""
-        return {name: layer.kept.made(layer.weight_quantizer.bits) for name, layer in self._weighted().items()}
+    def kept_weights(self) -> dict[str, list[Any]]:
+        """What is kept of the weights of every layer; who holds it can rely on its memory."""
+        return {name: layer.kept.made for name, layer in self._weighted().items()}
 
     def forget_weights_but(self, kept: Mapping[str, list[Any]]) -> None:
-        """Forget what was made of the weights of the present bits since `present_weights` gave `kept`."""
+        """Forget what was made of the weights since `kept_weights` gave `kept`."""
         for name, layer in self._weighted().items():
-            bits, before = layer.weight_quantizer.bits, kept[name]
-            if not all(any(made is old for old in before) for made in layer.kept.made(bits)):
-                layer.kept.drop(lambda other, form, bits=bits: other == bits)  # type: ignore[misc]
+            layer.kept.forget_but(kept[name])
 
     @contextmanager
     def integer_execution(self) -> Iterator[None]:

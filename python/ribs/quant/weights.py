@@ -62,9 +62,14 @@ class KeptWeights:
         made: Made = entry.made
         return made
 
-    def made(self, bits: int) -> list[Any]:
-        """All that is kept for these bits."""
-        return [entry.made for (other, _), entry in self._entries.items() if other == bits]
+    @property
+    def made(self) -> list[Any]:
+        """All that is kept."""
+        return [entry.made for entry in self._entries.values()]
+
+    def forget_but(self, made: list[Any]) -> None:
+        """Forget all that is not among `made`."""
+        self._drop(key for key, entry in self._entries.items() if not any(entry.made is each for each in made))
 
     def drop(self, which: Callable[[int, str], bool]) -> None:
         """Forget all that `which(bits, form)` is true of."""

@@ -49,7 +49,7 @@ Run = Callable[[Held], Tensor]
 
 @dataclass
 class _Captured:
-    """weights: what the run reads beside its place, held so that its memory is not given to others."""
+    """weights: all that was kept of weights, which the run reads: held so that its memory is not given to others."""
 
     launch: Launch
     losses: Tensor
@@ -113,7 +113,7 @@ class Graphs:
         return place.runs[key].losses
 
     def _captured(self, place: _Place, run: Run, expected: Tensor) -> _Captured | None:
-        weights = self._network.present_weights()
+        weights = self._network.kept_weights()
         try:
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle() if expected.is_cuda else ()
