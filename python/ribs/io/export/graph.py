@@ -146,10 +146,10 @@ def _expand(
             cuts[path] = write_activations(writer, site, node.input[0], node.output[0])
             continue
         output, axes = node.output[0], None
-        [*transposes] = readers[output]
-        if len(transposes) == 1 and transposes[0].op_type == "Transpose":
+        reader, *others = readers[output]
+        if not others and reader.op_type == "Transpose":
             # Kernels of integers are only found where nothing is between the steps and the product.
-            output, axes = transposes[0].output[0], list(transposes[0].attribute[0].ints)
+            output, axes = reader.output[0], list(reader.attribute[0].ints)
             turned.add(output)
         if path in codes:  # of a layer that runs again
             writer.add("Identity", [made[path]], output)
@@ -199,15 +199,22 @@ def _outer(graph: onnx.GraphProto) -> set[str]:
     return names | {each.name for each in graph.output}
 
 
-def _strip(model: onnx.ModelProto) -> None:
-    """Leave nothing of where the model was made: stack traces, paths, names of Python functions."""
-    del model.graph.value_info[:]
-    model.producer_name, model.producer_version, model.doc_string = "ribs", ribs.__version__, ""
-    graph = model.graph
-    graph.name, graph.doc_string = "network", ""
-    for each in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+def _strip_graph(graph: onnx.GraphProto) -> None:
+    del graph.value_info[:]
+    for each in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         del each.metadata_props[:]
         each.doc_string = ""
+    for attribute in [attribute for node in graph.node for attribute in node.attribute]:
+        if attribute.HasField("g"):
+            _strip_graph(attribute.g)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Leave nothing of where the model was made: stack traces, paths, names of Python functions."""
+    model.producer_name, model.producer_version, model.doc_string = "ribs", ribs.__version__, ""
+    model.graph.name = "network"
+    del model.metadata_props[:]
+    _strip_graph(model.graph)
     opsets = [each for each in model.opset_import if each.domain != DOMAIN]
     del model.opset_import[:]
     model.opset_import.extend(opsets)
