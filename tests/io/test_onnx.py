@@ -49,8 +49,7 @@ def run(path, x, level="ORT_ENABLE_ALL"):
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 
 
-@pytest.mark.parametrize("packing", ["packed", "native"])
-@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize(("bits", "packing"), [*((bits, "packed") for bits in BITS), ("mixed", "native")])
 @pytest.mark.parametrize("net", NETS)
 def test_outputs_are_those_of_the_network(net, bits, packing, export, tmp_path):
     result, found, path = *export(net, bits, tmp_path / "a.onnx", packing), tmp_path / "a.onnx"
