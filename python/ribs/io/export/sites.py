@@ -44,10 +44,11 @@ class Weights:
 
 @dataclass(frozen=True)
 class Activations:
-    """A tensor that is quantized as it comes."""
+    """A tensor that is quantized as it comes. weights: the path of those it is multiplied by; None for a matmul."""
 
     name: str
     quantizer: Quantizer
+    weights: str | None = None
 
 
 Site = Weights | Activations
@@ -68,7 +69,10 @@ def find_sites(network: nn.Module) -> dict[str, Site]:
         if isinstance(layer, QuantizedLayer) and place == "weight_quantizer":
             found[path] = _weights(name, layer)
         else:
-            found[path] = Activations(name, module)
+            owner = owner.removesuffix(".later")
+            layer = network.get_submodule(owner)
+            weights = path[: len(owner)] + "." * bool(owner) + "weight_quantizer"
+            found[path] = Activations(name, module, weights if isinstance(layer, QuantizedLayer) else None)
     return found
 
 
