@@ -10,11 +10,13 @@ from torch import nn
 
 import ribs
 from ribs.io.export import pt2_file, versions
+from ribs.io.export.sites import capture
+from ribs.quant.inputs import Inputs
 
 
-@pytest.mark.parametrize(("net", "recipe"), [("residual", "mse"), ("transformer", "repq+")])
-def test_loaded_program_gives_the_very_outputs(net, recipe, tmp_path):
-    result = quantized(net, "mixed", recipe)
+def test_loaded_program_gives_the_very_outputs(tmp_path):
+    """Of a network with a convolution, linears, attention, and shares at unequal distances."""
+    result = quantized("transformer", "mixed", "repq+")
     result.export_pt2(tmp_path / "a.pt2", images())
     program = torch.export.load(tmp_path / "a.pt2")
     for x in (images(), 30 * images(3)):  # other numbers of samples, and values out of all ranges
@@ -43,6 +45,17 @@ def test_what_torch_cannot_follow_is_said(tmp_path):
     result.model.forward = lambda x: forward(x) if float(x.sum()) < 1e9 else None
     with pytest.raises(ribs.ExportError, match=r"^\[export\] torch.export cannot follow the forward of the network"):
         result.export_pt2(tmp_path / "a.pt2", images())
+
+
+def test_one_sample_is_all_that_a_program_of_one_takes():
+    network, x = nn.Linear(3, 2), torch.randn(4, 3)
+    for samples, free in ((1, False), (4, True)):
+        program = capture(network, Inputs((x[:samples],), {})).module()
+        if free:
+            assert torch.equal(program(x[:3]), network(x[:3]))
+        else:
+            with pytest.raises(AssertionError, match="Guard failed"):
+                program(x[:3])
 
 
 def test_torch_that_is_too_old_is_refused(tmp_path, monkeypatch):

@@ -164,8 +164,8 @@ class Result:
         """Write the network as ONNX of standard operators, for runtimes such as onnxruntime and OpenVINO.
 
         batch: inputs as the loader yields them, on up to 16 samples of which the file is tried before it appears:
-            its integers, every part by itself, and the outputs. Where the network's forward lets it be, the file takes
-            any number of samples.
+            its integers, every part by itself, and the outputs. With several samples, the file takes any number of them
+            where the network's forward lets it be; with one, it takes one.
         packing: of weights: "packed", planes of bits, exactly as many as they have; or "native", in INT4 and INT8.
         opset: of operators, 21, or 25, which has INT2 too, and needs newer runtimes.
         docs/export.md says what is in it. A file that is there is replaced once the new one is complete.

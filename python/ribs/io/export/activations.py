@@ -27,14 +27,14 @@ class Cut:
     offset: int | None = None
 
 
-def write_activations(writer: Writer, site: Activations, entering: str, output: str) -> Cut:
-    """Write a quantizer.
+def write_activations(writer: Writer, site: Activations, entering: str, output: str, *, as_codes: bool = True) -> Cut:
+    """Write a quantizer. as_codes: as integers, where these can be.
 
     Raises: ExportError for one of a kind that is not known here.
     """
     quantizer = site.quantizer
     if type(quantizer) is FakeQuantizer:
-        offset = _offset(quantizer)
+        offset = _offset(quantizer) if as_codes else None
         if offset is not None:
             return _write_codes(writer, site, entering, output, offset)
         return _write_values(writer, site, entering, output)

@@ -17,13 +17,16 @@ import ribs
 from ribs.io.errors import ExportError
 from ribs.io.export.activations import Cut, has_codes, write_activations
 from ribs.io.export.sites import Activations, Form, Site, Weights, capture, find_sites, with_sites
-from ribs.io.export.weights import write_weights
+from ribs.io.export.weights import stored_step, write_weights
 from ribs.io.export.writer import Writer
 from ribs.quant.inputs import Inputs
+from ribs.quant.quantizer import FakeQuantizer
 
 OPSET = 21  # the first with INT4
 IR_VERSIONS = {21: 10, 25: 13}  # the first of the file format that has the same types
 DOMAIN = "ribs"
+MERGED = ("Conv", "Gemm", "Relu", "Clip")  # by onnxruntime, into one product of integers
+COARSE = 1 / 64  # of a step
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,12 @@ class Exported(Marked):
 
     codes: by the path of the quantizer of weights, these and the value in the graph that is their integers.
     cuts: by the path of the quantizer of activations, where it rounds.
+    integer: the paths of the quantizers of those weights that runtimes may multiply as integers.
     """
 
     codes: dict[str, tuple[Weights, str]]
     cuts: dict[str, Cut]
+    integer: frozenset[str]
 
     @property
     def samples(self) -> int | None:
@@ -105,7 +110,7 @@ def write(marked: Marked, network: nn.Module, form: Form) -> Exported:
     """
     model = onnx.ModelProto()
     model.CopyFrom(marked.model)
-    codes, cuts = _expand(model.graph, find_sites(network), form)
+    codes, cuts, integer = _expand(model.graph, find_sites(network), form)
     prune(model.graph)
     _strip(model)
     # Later versions have more types, and operators of 21 mean the same in them.
@@ -114,7 +119,7 @@ def write(marked: Marked, network: nn.Module, form: Form) -> Exported:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:
         raise ExportError(f"[export_onnx] the file would not be valid ONNX: {error}") from error
-    return Exported(model, marked.inputs, codes, cuts)
+    return Exported(model, marked.inputs, codes, cuts, integer)
 
 
 def _names(tree: Any) -> tuple[str, ...]:
@@ -126,9 +131,10 @@ def _names(tree: Any) -> tuple[str, ...]:
 
 def _expand(
     graph: onnx.GraphProto, sites: Mapping[str, Site], form: Form
-) -> tuple[dict[str, tuple[Weights, str]], dict[str, Cut]]:
+) -> tuple[dict[str, tuple[Weights, str]], dict[str, Cut], frozenset[str]]:
     """Put standard operators in the places of the marks."""
     writer, readers = Writer(), _readers(graph)
+    integer = _integer(graph, readers, sites)
     codes: dict[str, tuple[Weights, str]] = {}
     cuts: dict[str, Cut] = {}
     made: dict[str, str] = {}  # the weights
@@ -139,30 +145,83 @@ def _expand(
         if node.domain != DOMAIN:
             writer.nodes.append(node)
             continue
-        path = node.attribute[0].s.decode()
+        path = _path(node)
         site = sites[path]
         if isinstance(site, Activations):
-            cuts[path] = write_activations(writer, site, node.input[0], node.output[0])
+            as_codes = site.weights is None or site.weights in integer
+            cuts[path] = write_activations(writer, site, node.input[0], node.output[0], as_codes=as_codes)
             continue
         output, axes = node.output[0], None
-        [*transposes] = readers[output]
-        if len(transposes) == 1 and transposes[0].op_type == "Transpose":
+        reader, *others = readers[output]
+        if not others and reader.op_type == "Transpose":
             # Kernels of integers are only found where nothing is between the steps and the product.
-            output, axes = transposes[0].output[0], list(transposes[0].attribute[0].ints)
+            output, axes = reader.output[0], list(reader.attribute[0].ints)
             turned.add(output)
         if path in codes:  # of a layer that runs again
             writer.add("Identity", [made[path]], output)
             continue
         made[path] = output
-        reading = sites.get(path.removesuffix("weight_quantizer") + "input_quantizer")
-        integer = isinstance(reading, Activations) and has_codes(reading.quantizer)
-        codes[path] = site, write_weights(writer, site, output, form, axes=axes, integer=integer)
+        codes[path] = site, write_weights(writer, site, output, form, axes=axes, integer=path in integer)
     if missing := sites.keys() - codes.keys() - cuts.keys():
         raise ExportError(f"[export_onnx] {min(missing)!r} is not in the graph that torch.onnx made")
     del graph.node[:]
     graph.node.extend(writer.nodes)
     graph.initializer.extend(writer.constants.values())
-    return codes, cuts
+    return codes, cuts, integer
+
+
+def _path(mark: onnx.NodeProto) -> str:
+    return str(mark.attribute[0].s.decode())
+
+
+def _integer(
+    graph: onnx.GraphProto, readers: Mapping[str, list[onnx.NodeProto]], sites: Mapping[str, Site]
+) -> frozenset[str]:
+    """The weights that runtimes may multiply as integers: none whose bias they would round by much.
+
+    All other layers are written in float, weights and input alike: between a DequantizeLinear and a QuantizeLinear
+    onnxruntime rounds float weights to 8 bits on its own.
+    """
+    inputs: dict[str, list[Activations]] = defaultdict(list)
+    for each in sites.values():
+        if isinstance(each, Activations) and each.weights is not None:
+            inputs[each.weights].append(each)
+    found: set[str] = set()
+    for node in graph.node:
+        site = sites[_path(node)] if node.domain == DOMAIN else None
+        if isinstance(site, Weights):
+            calls = [_codes_of(call) for call in inputs[_path(node)]]
+            coarse = [call is None or _rounds_bias_coarsely(call, site, node, readers, sites) for call in calls]
+            found |= {_path(node)} if calls and not any(coarse) else set()
+    return frozenset(found)
+
+
+def _codes_of(site: Site | None) -> FakeQuantizer | None:
+    """The quantizer of activations that are written as integers."""
+    quantizer = site.quantizer if isinstance(site, Activations) else None
+    return quantizer if isinstance(quantizer, FakeQuantizer) and has_codes(quantizer) else None
+
+
+def _rounds_bias_coarsely(
+    inputs: FakeQuantizer,
+    site: Weights,
+    node: onnx.NodeProto,
+    readers: Mapping[str, list[onnx.NodeProto]],
+    sites: Mapping[str, Site],
+) -> bool:
+    """Whether a product of integers would round its bias by much of the step of the quantizer that reads the result.
+
+    A bias becomes a multiple of the product of both steps, which in some channels of depthwise convolutions is large.
+    """
+    error = float((inputs.present[0] * stored_step(site).max()) / 2)
+    while len(reading := readers[node.output[0]]) == 1:  # elsewhere the product is not merged with a quantizer
+        [node] = reading
+        if node.domain == DOMAIN:
+            after = _codes_of(sites[_path(node)])
+            return after is not None and error > COARSE * float(after.present[0])
+        if node.op_type not in MERGED:
+            break
+    return False
 
 
 def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
@@ -198,15 +257,22 @@ def _outer(graph: onnx.GraphProto) -> set[str]:
     return names | {each.name for each in graph.output}
 
 
-def _strip(model: onnx.ModelProto) -> None:
-    """Leave nothing of where the model was made: stack traces, paths, names of Python functions."""
-    del model.graph.value_info[:]
-    model.producer_name, model.producer_version, model.doc_string = "ribs", ribs.__version__, ""
-    graph = model.graph
-    graph.name, graph.doc_string = "network", ""
-    for each in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+def _strip_graph(graph: onnx.GraphProto) -> None:
+    del graph.value_info[:]
+    for each in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         del each.metadata_props[:]
         each.doc_string = ""
+    for attribute in [attribute for node in graph.node for attribute in node.attribute]:
+        if attribute.HasField("g"):
+            _strip_graph(attribute.g)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Leave nothing of where the model was made: stack traces, paths, names of Python functions."""
+    model.producer_name, model.producer_version, model.doc_string = "ribs", ribs.__version__, ""
+    model.graph.name = "network"
+    del model.metadata_props[:]
+    _strip_graph(model.graph)
     opsets = [each for each in model.opset_import if each.domain != DOMAIN]
     del model.opset_import[:]
     model.opset_import.extend(opsets)

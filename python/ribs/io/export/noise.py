@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -15,8 +15,8 @@ from ribs.quant.quantizer import FLOAT_BITS, Quantizer
 from ribs.quant.tree import tensors
 
 DRAWS = 16
-ROUNDING = 1e-5  # of the largest value of a tensor: what sums in another order may change
-NOISE = 1e-6  # the same, for what is added to each tensor: several times what sums are usually off
+ROUNDING = 1e-4  # of the largest value of a tensor: what sums in another order may change
+NOISE = 1e-6  # of the same, what is added to each tensor: several times what sums are usually off
 
 
 def largest_difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
@@ -25,10 +25,11 @@ def largest_difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> f
     return max(float((a.double() - b.double()).abs().max()) if a.numel() else 0.0 for a, b in pairs)
 
 
-def noise_floor(network: nn.Module, inputs: Inputs, outputs: list[Tensor], *, round_biases: bool) -> float:
+def noise_floor(network: nn.Module, inputs: Inputs, outputs: list[Tensor], integer: Collection[str] = ()) -> float:
     """How far the outputs move when what enters the quantizers is changed as rounding may change it.
 
-    round_biases: also change biases, by up to half of the smallest difference of sums of products of integers.
+    integer: the quantizers of weights whose layers have their biases changed too, by up to half of the smallest
+        difference of sums of products of integers.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -38,7 +39,7 @@ def noise_floor(network: nn.Module, inputs: Inputs, outputs: list[Tensor], *, ro
     def blur(module: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
         return args[0] + noise(args[0]) * (NOISE * args[0].abs().max())
 
-    layers = [each for each in network.modules() if isinstance(each, QuantizedLayer)] if round_biases else []
+    layers = [network.get_submodule(path.rpartition(".")[0]) for path in integer]
     floor = 0.0
     with ExitStack() as stack:
         for module in network.modules():
@@ -47,6 +48,7 @@ def noise_floor(network: nn.Module, inputs: Inputs, outputs: list[Tensor], *, ro
         for _ in range(DRAWS):
             with ExitStack() as biases:
                 for layer in layers:
+                    assert isinstance(layer, QuantizedLayer)
                     biases.enter_context(_moved_bias(layer, noise))
                 floor = max(floor, largest_difference(tensors(inputs.call(network)), outputs))
     return floor

@@ -44,10 +44,11 @@ class Weights:
 
 @dataclass(frozen=True)
 class Activations:
-    """A tensor that is quantized as it comes."""
+    """A tensor that is quantized as it comes. weights: the path of those it is multiplied by; None for a matmul."""
 
     name: str
     quantizer: Quantizer
+    weights: str | None = None
 
 
 Site = Weights | Activations
@@ -68,7 +69,10 @@ def find_sites(network: nn.Module) -> dict[str, Site]:
         if isinstance(layer, QuantizedLayer) and place == "weight_quantizer":
             found[path] = _weights(name, layer)
         else:
-            found[path] = Activations(name, module)
+            owner = owner.removesuffix(".later")
+            layer = network.get_submodule(owner)
+            weights = path[: len(owner)] + "." * bool(owner) + "weight_quantizer"
+            found[path] = Activations(name, module, weights if isinstance(layer, QuantizedLayer) else None)
     return found
 
 
@@ -104,12 +108,11 @@ class _Whole(nn.Module):
 
 
 def capture(network: nn.Module, inputs: Inputs) -> ExportedProgram:
-    """The graph of the network, for any number of samples where its forward lets it be.
+    """The graph of the network, of several samples for any number of them where its forward lets it be.
 
     Raises: ExportError for a forward that torch.export cannot follow.
     """
-    example = inputs.repeat(2) if inputs.samples == 1 else inputs.head(2)  # of one sample, the number would be fixed
-    shapes = {name: each for name, each in (("args", example.args), ("kwargs", dict(example.kwargs))) if each}
+    shapes = {name: each for name, each in (("args", inputs.args), ("kwargs", dict(inputs.kwargs))) if each}
     shapes = map_leaves(lambda leaf: {0: Dim.AUTO} if isinstance(leaf, Tensor) else None, shapes)
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -117,8 +120,8 @@ def capture(network: nn.Module, inputs: Inputs) -> ExportedProgram:
             warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
             return torch.export.export(
                 _Whole(network),
-                example.args,
-                dict(example.kwargs),
+                inputs.args,
+                dict(inputs.kwargs),
                 dynamic_shapes=shapes,
                 strict=False,
             )
