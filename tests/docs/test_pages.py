@@ -18,6 +18,7 @@ from torch import nn
 import ribs
 from ribs.cli import digits
 from ribs.recon import methods
+from ribs.select.algorithm import Algorithm
 
 timm = pytest.importorskip("timm")
 pytest.importorskip("sklearn")
@@ -27,6 +28,7 @@ matplotlib = pytest.importorskip("matplotlib")
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/**/*.ipynb")])
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(((?!https?:)[^)\s]+)\)")
 # What a block imports, and the package that it needs. Nothing that ribs itself needs belongs here.
 OPTIONAL = {
     "executorch": "executorch",
@@ -38,6 +40,7 @@ OPTIONAL = {
     "wandb": "wandb",
 }
 NEEDS = {"export.md": ("onnx", "onnxruntime")}
+ITERATIONS = 1  # of a search
 STEPS = 10  # of a reconstruction, at most
 
 
@@ -111,16 +114,24 @@ def missing(source: str) -> set[str]:
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """The demo's network in a moment, few steps of reconstruction, and pictures without a screen."""
+    """The demo's network in a moment, short searches and reconstructions, and pictures without a screen."""
     recipe = digits.Recipe(lambda: Small(100), digits=2, batches=2, batch_size=8, lr=0.1)
     monkeypatch.setattr(digits, "RECIPES", dict.fromkeys(digits.RECIPES, recipe))
     monkeypatch.setenv("RIBS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Algorithm, "iterations_for", lambda self, units: ITERATIONS)
     phase = methods.Phase
     monkeypatch.setattr(methods, "Phase", lambda whole, most, **facts: phase(whole, min(most, STEPS), **facts))
     folder = tmp_path / "page"
     folder.mkdir()
     monkeypatch.chdir(folder)
     matplotlib.use("agg")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    """Those from file to file, which are links on the site, in an editor and where the repository is shown."""
+    targets = [target.partition("#")[0] for target in LINK.findall(page.read_text())]
+    assert [target for target in targets if target and not (page.parent / target).exists()] == []
 
 
 @pytest.mark.filterwarnings(r"ignore:\[ribs\] [\d,]+ MACs stay in float")  # what is skipped
