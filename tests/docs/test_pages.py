@@ -61,10 +61,10 @@ class Small(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 4, 3, stride=2, bias=False)
-        self.bn1 = nn.BatchNorm2d(4)
-        self.layer1 = nn.Sequential(Block(4))
-        self.fc = nn.Linear(4, classes)
+        self.conv1 = nn.Conv2d(1, 8, 3, stride=2, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.layer1 = nn.Sequential(Block(8))
+        self.fc = nn.Linear(8, classes)
 
     def forward(self, x):
         return self.fc(self.layer1(F.relu(self.bn1(self.conv1(x)))).mean((2, 3)))
