@@ -13,7 +13,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard README.md LICENSE) \
 # cmake, ctest and ninja come with the test extra, and must be those of the environment.
 WITH_TOOLS := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo test native sanitize lint docs clean
+.PHONY: demo test native sanitize wheel docs lint clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/ribs demo
@@ -29,6 +29,9 @@ native: $(VENV)/installed-test
 
 sanitize: $(VENV)/installed-test
 	$(WITH_TOOLS) tests/native/run_sanitizers.sh
+
+wheel:
+	PYTHON="$(PYTHON)" tests/wheel/run.sh
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

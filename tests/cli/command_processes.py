@@ -42,6 +42,7 @@ def build():
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5), Counting())
 """
 SEARCH = ["search", "counted:build", "--data", "data.pt", "--input-size", "1x8x8", "--budget-bops", "5/5", "--json"]
+QUIET = [*SEARCH, "--no-progress"]
 
 
 def run(*argv: str, wait_at: int = 0, send: int = 0, stdout: int | None = None, terminal: bool = False) -> dict:
@@ -92,18 +93,18 @@ def closed_pipe() -> int:
 def all_of_it() -> dict:
     found = {"whole": run(*SEARCH)}
     total = calls()
-    with_journal = [*SEARCH, "--journal", "run"]
+    with_journal = [*QUIET, "--journal", "run"]
     found["ctrl-c"] = run(*with_journal, wait_at=2 * total // 3, send=signal.SIGINT)
     found["terminated"] = run(*with_journal, wait_at=total // 3, send=signal.SIGTERM)
-    found["ctrl-c early"] = run(*SEARCH, "--journal", "other", wait_at=1, send=signal.SIGINT)
+    found["ctrl-c early"] = run(*QUIET, "--journal", "other", wait_at=1, send=signal.SIGINT)
     found["resumed"] = {**run(*with_journal), "calls": calls(), "calls of the whole": total}
     for name, number in (("ctrl-c alone", signal.SIGINT), ("terminated alone", signal.SIGTERM)):
-        found[name] = run(*SEARCH, wait_at=total // 2, send=number)
-    found["infeasible"] = run(*SEARCH, "--pin", "*=8")
+        found[name] = run(*QUIET, wait_at=total // 2, send=number)
+    found["infeasible"] = run(*QUIET, "--pin", "*=8")
     found["bad usage"] = run("search", "--nonsense")
-    found["closed pipe"] = run(*SEARCH, "--iterations", "1", stdout=closed_pipe())
+    found["closed pipe"] = run(*QUIET, "--iterations", "1", stdout=closed_pipe())
     found["terminal"] = run(*SEARCH, "--iterations", "1", terminal=True)
-    found["quiet terminal"] = run(*SEARCH, "--iterations", "1", "--no-progress", terminal=True)
+    found["quiet terminal"] = run(*QUIET, "--iterations", "1", terminal=True)
     return found
 
 

@@ -25,7 +25,6 @@ def found(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "code", "message"),
     [
-        ("whole", 0, ""),
         ("ctrl-c", 4, KEPT),
         ("terminated", 4, KEPT),
         ("resumed", 0, ""),
@@ -55,7 +54,12 @@ def test_what_goes_on_ends_as_if_nothing_had_been(found):
     assert found["resumed"]["calls"] < found["resumed"]["calls of the whole"]
 
 
-def test_bars_are_for_terminals(found):
+def test_bars_are_for_terminals_and_lines_for_the_rest(found):
+    lines = found["whole"]["err"].splitlines()
+    history = json.loads(found["whole"]["out"])["history"]
+    assert lines[0].startswith("ribs: 2 units") and len(lines) == 1 + len(history)
+    for number, (line, record) in enumerate(zip(lines[1:], history, strict=True), 1):
+        assert line.startswith(f"ribs: iteration {number} of at most 3: loss {record['loss']:.6g} +- ")
     assert found["terminal"]["err"].startswith("ribs: 2 units") and "\rsearch: " in found["terminal"]["err"]
     assert found["quiet terminal"]["err"] == ""
     for name in ("terminal", "quiet terminal"):

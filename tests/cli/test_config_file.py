@@ -14,6 +14,7 @@ LEAST = {
     "report": ["saved", "a.html"],
     "compare": ["net", "--data", "d", "--budget-size", "5", "--budget-size", "6"],
     "count": ["net"],
+    "qat": ["net", "--data", "d", "--at", "4/4"],
     "demo": [],
     "reproduce": ["table1a/ribs-28.5"],
 }

@@ -102,8 +102,36 @@ def test_iterations_are_those_of_the_history(found):
     for column in ("predicted", "loss", "standard_error", "interaction_error", "bops", "size_mib"):
         assert table[column] == [getattr(record, column) for record in found.history]
     bits = [record.bits for record in found.history]
+    assert table["programs"] == [len(record.gaps) for record in found.history] and min(table["programs"]) > 0
+    assert table["gap"] == [0.0] * len(found.history)
+    assert table["bound"] == ["bops"] * len(found.history)
+    assert table["share"] == pytest.approx([record.bops / found.limits["bops"] for record in found.history])
     changes = [sum(bits[k][u] != bits[k - 1][u] for u in UNITS) for k in range(1, len(bits))]
     assert table["changed"] == [3, *changes]
+
+
+def test_closest_bound_of_several():
+    budget = ribs.Budget(bops=("2/2", "6/6"), size=("2/2", "8/8"))
+    result = search(budget=budget, iterations=2)
+    for record, name, share in zip(
+        result.history, *(iteration_table(result)[k] for k in ("bound", "share")), strict=True
+    ):
+        size = round(record.size_mib * 2**23)
+        limits = {name: abs(limit) for name, limit in result.limits.items()}
+        shares = {"bops": record.bops / limits["bops"], "least bops": limits["least bops"] / record.bops}
+        shares |= {"size": size / limits["size"], "least size": limits["least size"] / size}
+        assert (share, name) == (pytest.approx(max(shares.values())), max(shares, key=shares.__getitem__))
+
+
+def test_proofs_are_on_the_page(found, html):
+    cells = Page(html).cells
+    assert cells.count("proven") == len(found.history)
+    assert all(f"{100 * record.bops / found.limits['bops']:.2f}" in cells for record in found.history)
+    unproven = replace(found.history[0], gaps=(0.0, 2.5e-7))
+    assert Page(page(replace(found, history=(unproven,)))).cells.count("within 2.5e-07") == 1
+    unknown = replace(found.history[0], gaps=(), spent={})
+    text = page(replace(found, history=(unknown,)))
+    assert "Integer linear programs" in html and "Integer linear programs" not in text
 
 
 def test_sensitivities_are_drawn_where_they_belong(apart):

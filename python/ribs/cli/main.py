@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 import ribs
 from ribs.cli import config
 from ribs.cli.commands.shared import add_output
+from ribs.cli.output import lines
 from ribs.select.errors import InfeasibleBudgetError
 
 DONE, USAGE, INFEASIBLE, INTERRUPTED = 0, 2, 3, 4
@@ -21,12 +23,28 @@ SIGNALLED = 128  # and the number of a signal, as shells have it
 # What a command does is `run` of ribs.cli.NAME, its flags are `add_flags` of ribs.cli.commands.NAME.
 COMMANDS = (
     "search",
+    "qat",
     "evaluate",
     "report",
     "compare",
     "count",
     "demo",
     "reproduce",
+)
+
+
+class Keeps(NamedTuple):
+    """A flag that names a folder: the files in it from which an interrupted command goes on, and what they keep."""
+
+    name: str
+    dest: str
+    files: str
+    kept: str
+
+
+KEEPS = (
+    Keeps("--journal", "journal", "losses-*.sqlite", "all that was measured"),
+    Keeps("--run", "run_folder", "last.*", "the last epoch"),
 )
 
 
@@ -40,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.print_config:
             print(config.as_file(commands[arguments.command], arguments))
         else:
-            with _terminable():
+            with _terminable(), lines(arguments):
                 import_module(f"ribs.cli.{arguments.command}").run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt as stop:
@@ -93,16 +111,18 @@ def _terminable() -> Iterator[None]:
 
 def _interrupted(arguments: argparse.Namespace, number: int) -> int:
     """Say what is left of the work."""
-    journal = getattr(arguments, "journal", None)
-    saved = journal is not None and any(Path(journal).glob("losses-*.sqlite"))
-    if saved:
-        rest = f"all that was measured is kept in {journal}; the same command goes on from there"
-    else:
-        rest = "nothing was saved"
-        if "journal" in arguments:
-            rest += "; with --journal FOLDER the same command would go on"
-    print(f"ribs: interrupted; {rest}", file=sys.stderr)
-    return INTERRUPTED if saved else SIGNALLED + number
+    flags = [flag for flag in KEEPS if flag.dest in arguments]
+    folders = {flag: getattr(arguments, flag.dest) for flag in flags}
+    for flag, folder in folders.items():
+        if folder is not None and any(Path(folder).glob(flag.files)):
+            print(
+                f"ribs: interrupted; {flag.kept} is kept in {folder}; the same command goes on from there",
+                file=sys.stderr,
+            )
+            return INTERRUPTED
+    rest = "".join(f"; with {flag.name} FOLDER the same command would go on" for flag in flags[:1])
+    print(f"ribs: interrupted; nothing was saved{rest}", file=sys.stderr)
+    return SIGNALLED + number
 
 
 if __name__ == "__main__":

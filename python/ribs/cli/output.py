@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -18,6 +20,24 @@ def print_json(value: object) -> None:
 def bars(arguments: argparse.Namespace) -> bool:
     """Whether to show bars: for people, who look at a terminal."""
     return not arguments.no_progress and sys.stderr.isatty()
+
+
+@contextmanager
+def lines(arguments: argparse.Namespace) -> Iterator[None]:
+    """Where there are no bars, have a line on stderr for each iteration and what else ribs logs of its progress."""
+    if arguments.no_progress or sys.stderr.isatty():
+        yield
+        return
+    log, handler = logging.getLogger("ribs"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("ribs: %(message)s"))
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+        log.removeHandler(handler)
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from ribs.cli.paper import (
     NOT_YET,
     Cited,
     Float,
+    Reconstruction,
     Row,
     Search,
     Sensitivity,
@@ -34,6 +35,9 @@ from ribs.cli.search import as_json
 from ribs.quant.inputs import collect
 from ribs.quant.network import calibrate, prepare
 from ribs.select.cost import MIB_IN_BITS, AnyBits, Configuration
+from ribs.select.loss import kl_divergence
+from ribs.select.reconstructed import Reconstructed
+from ribs.select.samples import standard_error
 from ribs.select.table import text_table
 
 UNCHANGED = "(none)"
@@ -45,11 +49,13 @@ class Outcome:
 
     accuracy: {name of a row of the same table: measured}.
     layers: {layer: measured with that layer alone changed}, led by UNCHANGED.
+    deltas: {bits of the unit: (change of the loss, its standard error)}.
     """
 
     accuracy: dict[str, Accuracy] = field(default_factory=dict)
     result: ribs.Result | None = None
     layers: dict[str, Accuracy] = field(default_factory=dict)
+    deltas: dict[int, tuple[float, float]] = field(default_factory=dict)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -97,6 +103,9 @@ def _changes(arguments: argparse.Namespace, table: Table, row: Row) -> list[str]
         f"{arguments.samples} calibration samples, not {table.samples}": arguments.samples not in (None, table.samples),
         f"seed {arguments.seed}, not {table.seed}": arguments.seed not in (None, table.seed),
     }
+    if getattr(row.run, "reconstruction", None) is not None:
+        most = arguments.reconstruction_iterations
+        changed[f"at most {most} steps of reconstruction for each block"] = most is not None
     if isinstance(row.run, Search):
         iterations = f"at most {arguments.iterations} iterations, not {row.run.iterations}"
         changed[iterations] = arguments.iterations not in (None, row.run.iterations)
@@ -132,6 +141,8 @@ class _Run:
             outcome.accuracy = dict.fromkeys(floating, measured)
         if isinstance(self.row.run, Sensitivity):
             outcome.layers = self._sensitivity(self.row.run)
+        elif isinstance(self.row.run, Variation):
+            outcome.deltas = self._variation(self.row.run)
         elif not isinstance(self.row.run, Float):
             outcome.result = self._quantized()
             if self.validation is not None:
@@ -143,8 +154,15 @@ class _Run:
         run = self.row.run
         if isinstance(run, Uniform):
             bits = _bits(run, _costs(self.row))
-            return ribs.quantize(self.model, self.calibration, bits, units="block", recipe=run.recipe, **options)
+            result = ribs.quantize(self.model, self.calibration, bits, units="block", recipe=run.recipe, **options)
+            if run.reconstruction is None:
+                return result
+            method = self._method(run.reconstruction, run.reconstruction.iterations)
+            return ribs.reconstruct(result, self.calibration, method=method, seed=self.seed, **options)
         assert isinstance(run, Search)
+        if (asked := run.reconstruction) is not None:
+            options["reconstruct"] = self._method(asked, asked.search_iterations or asked.iterations)
+            options["finish"] = self._method(asked, asked.iterations)
         return ribs.search(
             self.model,
             self.calibration,
@@ -172,6 +190,31 @@ class _Run:
             network.configure({unit: (value, value) for unit, value in bits.items()})
             found[name] = self._accuracy(network.model, name)
         return found
+
+    def _variation(self, run: Variation) -> dict[int, tuple[float, float]]:
+        batches = collect(self.model, self.calibration, self.samples)
+        network = prepare(self.model, batches[0], "block")
+        [unit] = [number for number, each in enumerate(network.units) if each.name == run.unit]
+        candidates = [[(bits, bits) for bits in self.table.candidates]] * len(network.units)
+        asked = run.reconstruction
+        method = self._method(asked, asked.search_iterations or asked.iterations)
+        losses = Reconstructed(network, batches, candidates, kl_divergence, method, seed=self.seed)
+        calibrate(network, batches, self.table.candidates)
+        before = (self.table.candidates.index(run.reference),) * len(network.units)
+        reference = losses.measure([before], 0)[0]
+        found: dict[int, tuple[float, float]] = {}
+        for index, bits in enumerate(self.table.candidates):
+            choice = (*before[:unit], index, *before[unit + 1 :])
+            if run.reconstruct == "unit":
+                changes = losses.measure_alone(before, choice) - reference
+            else:
+                changes = losses.measure([before, choice], 0)[1] - reference
+            found[bits] = float(changes.mean()), standard_error(changes)
+        return found
+
+    def _method(self, asked: Reconstruction, iterations: int) -> ribs.QDrop:
+        most = self.arguments.reconstruction_iterations
+        return ribs.QDrop(iterations=min(iterations, most or iterations), penalty=asked.penalty)
 
     def _accuracy(self, model: nn.Module, label: str) -> Accuracy:
         assert self.validation is not None
@@ -299,6 +342,8 @@ def _report(table: Table, row: Row, outcome: Outcome, changes: list[str]) -> str
             parts.append(_by_iteration(outcome.result))
     if outcome.layers:
         parts.append(_by_layer(outcome.layers))
+    if outcome.deltas:
+        parts.append(_by_bits(outcome.deltas))
     notes = [f"{other.name}: {other.differs}" for other in table.beside(row) if other.differs]
     notes += [f"{row.name}: {row.note}"] if row.note else []
     notes.append(f"network: {networks()[row.network].model}; {networks()[row.network].why}")
@@ -338,11 +383,17 @@ def _by_layer(layers: Mapping[str, Accuracy]) -> str:
     return text_table(["layer changed", "top-1 %", "change"], rows, right=(1, 2))
 
 
+def _by_bits(deltas: Mapping[int, tuple[float, float]]) -> str:
+    rows = [[str(bits), f"{change:+.6g}", f"{error:.2g}"] for bits, (change, error) in deltas.items()]
+    return text_table(["bits of the unit", "change of the loss", "+-"], rows, right=(0, 1, 2))
+
+
 def _as_json(table: Table, row: Row, outcome: Outcome, changes: list[str]) -> dict[str, object]:
     return {
         "published": {other.name: vars(other.published) for other in table.beside(row)},
         "top1": {name: one.top1 for name, one in outcome.accuracy.items()},
         "top1_by_layer": {name: one.top1 for name, one in outcome.layers.items()},
+        "change_by_bits": {bits: change for bits, (change, _) in outcome.deltas.items()},
         "result": None if outcome.result is None else as_json(outcome.result),
         "not_as_in_the_paper": changes,
     }

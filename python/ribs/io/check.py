@@ -40,6 +40,7 @@ def check_content(content: Content) -> None:
         _check_layer(layer, content.layers[layer.name], content.bits[owner[layer.name]])
     for record in content.history:
         _require(record.bits.keys() == content.bits.keys(), "a step of the history has other units")
+        _require(record.spent.keys() <= content.limits.keys(), "a step of the history has other limits")
     try:
         spent = content.costs.bops(content.bits), content.costs.size_mib(content.bits)
     except (OverflowError, ValueError) as error:

@@ -23,11 +23,11 @@ from torch import Tensor
 
 import ribs
 from ribs.io import schema
-from ribs.io.content import WeightsFile
+from ribs.io.content import WeightsFile, upgraded
 from ribs.io.errors import FormatError
 
 FORMAT = "ribs result"
-VERSION = 1
+VERSION = 2
 RESULT, WEIGHTS = "result.json", "weights.safetensors"
 NAMES = frozenset({RESULT, WEIGHTS, "bits.json", "bits.csv"})
 LARGEST_RESULT = 2**28  # bytes
@@ -131,14 +131,14 @@ def weights_file(tensors: Mapping[str, Tensor]) -> tuple[bytes, WeightsFile]:
 
 
 def read_result(folder: Path) -> Any:
-    """The content of the JSON file. Raises: FormatError; FileNotFoundError where there is none."""
+    """The content of the JSON file, as of this version. Raises: FormatError; FileNotFoundError where there is none."""
     envelope = _envelope(folder)
-    if envelope.keys() != {"format", "version", "ribs", "checksum", "content"} or envelope["version"] != VERSION:
+    if envelope.keys() != {"format", "version", "ribs", "checksum", "content"} or envelope["version"] < 1:
         raise FormatError(f"[load] {folder / RESULT} is damaged: it does not begin as it should")
     content, checksum = envelope.pop("content"), envelope.pop("checksum")
     if not isinstance(content, dict) or checksum != _checksum(envelope, content):
         raise FormatError(f"[load] {folder / RESULT} is damaged: it is not what was written")
-    return content
+    return upgraded(content, envelope["version"])
 
 
 def read_weights(

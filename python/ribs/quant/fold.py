@@ -69,14 +69,21 @@ def fold_batch_norms(model: nn.Module, pairs: Iterable[tuple[str, str]]) -> int:
     return folded
 
 
+def can_wait(model: nn.Module, layer_name: str, norm_name: str) -> bool:
+    """Whether weights that were quantized before the norm is folded are so afterwards, with other steps by channel.
+
+    Those of a transposed convolution in groups share steps between channels that are scaled differently.
+    """
+    layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
+    has_statistics = isinstance(norm, _BatchNorm) and norm.running_mean is not None
+    return has_statistics and not (isinstance(layer, _ConvTransposeNd) and layer.groups > 1)
+
+
 @torch.no_grad()
 def _fold(layer: nn.Module, norm: _BatchNorm) -> None:
     assert isinstance(layer, (_ConvNd, nn.Linear))
     assert norm.running_mean is not None and norm.running_var is not None
-    # In double: the quotient of two float32 roundings would otherwise show at 8 bits.
-    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
+    scale = norm_scale(norm)
     bias = -norm.running_mean.double() * scale
     if norm.bias is not None:
         bias = bias + norm.bias.double()
@@ -85,6 +92,14 @@ def _fold(layer: nn.Module, norm: _BatchNorm) -> None:
     weight = _scale_output_channels(layer, layer.weight.double(), scale)
     layer.weight = nn.Parameter(weight.to(layer.weight.dtype), layer.weight.requires_grad)
     layer.bias = nn.Parameter(bias.to(layer.weight.dtype), layer.weight.requires_grad)
+
+
+def norm_scale(norm: _BatchNorm) -> Tensor:
+    """[channels] float64: gamma / sqrt(var + eps), by which the weights before a norm with statistics are scaled."""
+    assert norm.running_var is not None
+    # In double: the quotient of two float32 roundings would otherwise show at 8 bits.
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    return scale if norm.weight is None else scale * norm.weight.double()
 
 
 def _scale_output_channels(layer: nn.Module, weight: Tensor, scale: Tensor) -> Tensor:

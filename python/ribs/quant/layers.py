@@ -122,10 +122,10 @@ class QuantizedLayer(nn.Module):
     def quantized_weight(self, weight: Tensor | None = None) -> Tensor:
         """weight: in the place of the layer's own, but not of those that are held."""
         weight = self.multiplied if weight is None or self.held is not None else weight
-        if torch.is_grad_enabled() or self.weight_quantizer.bits == FLOAT_BITS:
-            return self.weight_quantizer(weight)  # type: ignore[no-any-return]
-        # Without gradients the weights only change between searches: quantize them once for each choice of bits.
         quantizer = self.weight_quantizer
+        if torch.is_grad_enabled() or quantizer.learns or quantizer.bits == FLOAT_BITS:
+            return quantizer(weight)  # type: ignore[no-any-return]
+        # Without gradients the weights only change between searches: quantize them once for each choice of bits.
         made: Tensor = self.kept.get(quantizer.bits, "values", (weight, quantizer.step), lambda: quantizer(weight))
         return made
 
@@ -171,6 +171,8 @@ class QuantizedLayer(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if name.startswith("__"):  # such as __deepcopy__, which would give a copy of the layer alone
+                raise
             return getattr(super().__getattr__("layer"), name)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from ribs.quant.copies import copy_model
-from ribs.quant.fold import fold_batch_norms
+from ribs.quant.fold import can_wait, fold_batch_norms
 from ribs.quant.inputs import Inputs
 from ribs.quant.integer import FORM, IntegerProduct, check_device, supports
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
@@ -159,19 +159,24 @@ def prepare(
     *,
     recipe: RecipeName | None = None,
     skip: Iterable[str] = (),
+    training: bool = False,
 ) -> QuantizedNetwork:
     """A deep copy of the model, folded, with a quantized layer in the place of each Conv, Linear and matmul.
 
     inputs: any batch; one sample of it is used to see what runs.
     recipe: of the quantizers; by default `find_recipe` chooses.
     skip: names or patterns of modules and layers that stay in float, as they are.
+    training: leave batch norms as they are, to be trained and folded afterwards, and give every input one step.
     Raises: ValueError for a model in training mode, on several devices or with nothing to quantize, and one that names
         all that can't be quantized: parameters that are not finite float32, layers that never run, and what
         `ribs.quant.tracing.trace` finds.
     """
     skipped = Skip(model, skip)
     seen = trace(model, inputs, skipped, check_model(model, skipped))
-    network = assemble(model, seen, find_units(model, seen.layers, units), find_recipe(recipe, seen))
+    chosen = find_recipe(recipe, seen)
+    if training:
+        chosen = replace(chosen, by_channel=None)
+    network = assemble(model, seen, find_units(model, seen.layers, units), chosen, training=training)
     _name_float_products(seen)
     if any(isinstance(module, QuantizedLayer) and not module.plain for module in network.model.modules()):
         with torch.no_grad():
@@ -179,10 +184,12 @@ def prepare(
     return network
 
 
-def assemble(model: nn.Module, seen: Trace, units: tuple[Unit, ...], recipe: Recipe) -> QuantizedNetwork:
+def assemble(
+    model: nn.Module, seen: Trace, units: tuple[Unit, ...], recipe: Recipe, *, training: bool = False
+) -> QuantizedNetwork:
     """As `prepare`, of a model that was traced and divided into units before; nothing is run."""
     network, _ = copy_model(model)
-    fold_batch_norms(network, seen.batch_norms)
+    fold_batch_norms(network, [pair for pair in seen.batch_norms if not (training and can_wait(network, *pair))])
     network, repeats = with_quantizers(network, seen, recipe)
     return QuantizedNetwork(network.eval(), seen, units, repeats, recipe)
 

@@ -54,8 +54,10 @@ class FakeQuantizer(Quantizer):
     """Levels at equal distances: a step and a zero point for every candidate bit-width.
 
     step, zero_point: [K] per tensor, or [K, channels] along `axis`; empty until calibrated.
+    learns: whether it and what it rounds are being trained, so that nothing rounded is kept for the next call.
     """
 
+    learns = False
     step: Tensor
     zero_point: Tensor
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -57,24 +58,39 @@ class Reconstruction:
         device = next(model.parameters()).device
         self.batches = joined([inputs.to(device) for inputs in batches])
         self.store_mib = store_mib
+        self.seed = seed
         self.generator = torch.Generator(device).manual_seed(seed)
         self.progress = progress
         self.reference = copy.deepcopy(model)
         for quantizer in _quantizers(self.reference):
             quantizer.set_bits(FLOAT_BITS)
 
+    @functools.cached_property
+    def pieces(self) -> list[Piece]:
+        """What is reconstructed, in execution order; a warning names what is not."""
+        [whole] = {phase.whole for phase in self.method.phases}
+        return find_pieces(self.reference, self.layers, whole, self.batches[0].head(2))
+
     def run(self) -> None:
-        """Reconstruct all pieces, in each phase of the method.
+        """Reconstruct all pieces.
 
         Raises: ValueError naming a piece whose output has no gradient.
         """
-        wholes = {phase.whole for phase in self.method.phases}
-        sample = self.batches[0].head(2)
-        pieces = {whole: find_pieces(self.reference, self.layers, whole, sample) for whole in wholes}
-        for phase in self.method.phases:
-            with self._activations(phase), self._bar(phase, len(pieces[phase.whole])) as bar:
-                for piece in pieces[phase.whole]:
-                    self._reconstruct(piece, phase, bar)
+        pieces = self.pieces
+        with self._bar(len(pieces)) as bar:
+            for piece in pieces:
+                self.rebuild(piece, bar)
+
+    def rebuild(self, piece: Piece, bar: tqdm[None] | None = None) -> None:
+        """Reconstruct a piece, which is as calibrated, for the inputs that those before it give now.
+
+        Its random numbers are its own: what is found depends on the bits up to here, and not on what ran before.
+        """
+        for number, phase in enumerate(self.method.phases):
+            mixed = hashlib.blake2b(f"{self.seed} {number} {piece.name}".encode(), digest_size=8).digest()
+            self.generator.manual_seed(int.from_bytes(mixed, "little") >> 1)
+            with self._activations(phase):
+                self._reconstruct(piece, phase, bar)
 
     def _reconstruct(self, piece: Piece, phase: Phase, bar: tqdm[None] | None) -> None:
         roundings, steps = self._softs(piece, phase)
@@ -135,15 +151,15 @@ class Reconstruction:
         """
         module, original = self.model.get_submodule(piece.name), self.reference.get_submodule(piece.name)
         store = None
-        for inputs in self.batches:
-            float_inputs, target = run_to(self.reference, original, inputs, through=True)
+        for batch, inputs in enumerate(self.batches):
+            float_inputs, target = self.floating(piece, batch)
             weights = self._fisher(module, inputs) if phase.fisher else None
-            quantized = None if phase.float_inputs else run_to(self.model, module, inputs, through=False)[0]
+            quantized = None if phase.float_inputs else self.quantized(piece, phase, batch)
             if not phase.float_inputs and phase.keep == 1:
                 float_inputs = None
             tree = (quantized, float_inputs, target, weights)
             if store is None:
-                called, returned = run_to(self.reference, original, inputs.head(1), through=True)
+                called, returned = run_to(original, lambda: self.batches[0].head(1).call(self.reference), through=True)
                 own_tree = (called, called, returned, returned)
                 one = tuple(None if part is None else own for part, own in zip(tree, own_tree, strict=True))
                 if not rows_of(target, returned, inputs.samples)[0]:
@@ -154,6 +170,16 @@ class Reconstruction:
                 break
         assert store is not None
         return store
+
+    def floating(self, piece: Piece, batch: int) -> tuple[Any, Any]:
+        """The (args, kwargs) that a piece gets in the float network, and what it returns."""
+        module, inputs = self.reference.get_submodule(piece.name), self.batches[batch]
+        return run_to(module, lambda: inputs.call(self.reference), through=True)
+
+    def quantized(self, piece: Piece, phase: Phase, batch: int) -> Any:
+        """The (args, kwargs) that a piece gets in the network as quantized so far, within a phase."""
+        module, inputs = self.model.get_submodule(piece.name), self.batches[batch]
+        return run_to(module, lambda: inputs.call(self.model), through=False)[0]
 
     def _samples(self, piece: Piece, size: float) -> int:
         """How many samples of so many bytes are stored."""
@@ -227,12 +253,12 @@ class Reconstruction:
                 quantizer.set_bits(bits)
 
     @contextmanager
-    def _bar(self, phase: Phase, pieces: int) -> Iterator[tqdm[None] | None]:
+    def _bar(self, pieces: int) -> Iterator[tqdm[None] | None]:
         if not self.progress:
             yield None
             return
-        learned = " and ".join(name for name in ("rounding", "steps") if getattr(phase, name))
-        with tqdm(total=pieces * phase.iterations, desc=learned, unit="step", file=sys.stderr) as bar:
+        steps = pieces * sum(phase.iterations for phase in self.method.phases)
+        with tqdm(total=steps, desc="reconstruction", unit="step", file=sys.stderr) as bar:
             yield bar
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
 from ribs.select.cost import MIB_IN_BITS
-from ribs.select.result import Result
+from ribs.select.result import IterationRecord, Result
 
 Table = dict[str, list[Any]]
 
@@ -57,13 +59,27 @@ def iteration_table(result: Result) -> Table:
     iteration: from 1.
     predicted, loss, standard_error, interaction_error, bops, size_mib: as in `ribs.select.result.IterationRecord`.
     changed: how many units have other bits than in the iteration before; all in the first.
+    programs: how many integer linear programs were solved in it.
+    gap: of the worst of these, 0.0 where the optimum of each is proven; None where it was not saved.
+    bound: name of the bound of `Result.limits` that the configuration came closest to, and
+    share: how close, 0 to 1; "" and None where it was not saved.
     """
     fields = ("predicted", "loss", "standard_error", "interaction_error", "bops", "size_mib")
     table: Table = {"iteration": list(range(1, len(result.history) + 1))}
     table |= {name: [getattr(record, name) for record in result.history] for name in fields}
     bits = [{}, *(record.bits for record in result.history)]
     changed = [sum(new[unit] != old.get(unit) for unit in new) for old, new in pairwise(bits)]
-    return table | {"changed": changed}
+    table |= {"changed": changed, "programs": [len(record.gaps) for record in result.history]}
+    table |= {"gap": [max(record.gaps, default=None) for record in result.history]}
+    closest = [max(_shares(record, result.limits), default=(None, "")) for record in result.history]
+    return table | {"bound": [name for _, name in closest], "share": [share for share, _ in closest]}
+
+
+def _shares(record: IterationRecord, limits: Mapping[str, int]) -> Iterator[tuple[float, str]]:
+    """How close it came to each bound. That of a least cost is negative, as what is spent then is."""
+    for name, spent in record.spent.items():
+        parts = sorted(map(abs, (spent, limits[name])))
+        yield (float(Fraction(*parts)) if parts[1] else 1.0), name
 
 
 def printable(text: str) -> str:

@@ -76,6 +76,7 @@ class Algorithm:
         race: Race | None = None,
         seed: int = 0,
         stop: Callable[[], bool] = lambda: False,
+        at_a_time: int | None = None,
         agree: Callable[[list[Choice]], list[Choice]] = lambda choices: choices,
         on_iteration: Callable[[Iteration], None] = lambda iteration: None,
     ) -> Trace:
@@ -93,6 +94,7 @@ class Algorithm:
                 allowed=plan.allowed,
                 seed=seed,
                 stop=stop,
+                at_a_time=at_a_time,
                 on_iteration=on_iteration,
             )
         return adaptive_search(
@@ -107,6 +109,7 @@ class Algorithm:
             allowed=plan.allowed,
             seed=seed,
             stop=stop,
+            at_a_time=at_a_time,
             agree=agree,
             on_iteration=on_iteration,
         )

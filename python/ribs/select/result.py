@@ -29,6 +29,10 @@ class IterationRecord:
     delta_standard_error: of these changes; the measured ones are means over the same samples with and without.
     samples: how many samples each change is a mean over, fewer for those that left a race early; in the adaptive
         search, how many the candidate was seen on in any configuration.
+    spent: exact costs of that configuration, by the names of `Result.limits`, within which each program was.
+    gaps: for each integer linear program that was solved, 0.0 where its optimum is proven in exact arithmetic, and
+        otherwise how far its solution may be above it, in loss (`ribs.select.ilp.Solution`).
+    Both are empty in what was saved before they were there (format 1).
     """
 
     predicted: float
@@ -41,6 +45,8 @@ class IterationRecord:
     delta_loss: dict[str, dict[Bits, float]]
     delta_standard_error: dict[str, dict[Bits, float]]
     samples: dict[str, dict[Bits, int]]
+    spent: dict[str, int]
+    gaps: tuple[float, ...]
 
     @property
     def interaction_error(self) -> float:

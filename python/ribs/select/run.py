@@ -12,26 +12,30 @@ from torch import nn
 
 from ribs.quant.copies import unwrap
 from ribs.quant.inputs import collect
-from ribs.quant.network import Bits, QuantizedNetwork, calibrate, check_pooled, prepare
+from ribs.quant.network import QuantizedNetwork, calibrate, check_pooled, prepare
 from ribs.quant.recipe import RecipeName, check_recipe
 from ribs.quant.reparameterize import reparameterize, scale_norms
 from ribs.quant.units import UnitScheme
+from ribs.recon.methods import Method
 from ribs.select.algorithm import Algorithm, Name
 from ribs.select.bars import Bars, duration
 from ribs.select.bit_table import read_bits
 from ribs.select.budget import Budget
 from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties
 from ribs.select.cost import AnyBits, CostTable
+from ribs.select.events import Events, OnIteration, OnProbe
 from ribs.select.identity import identity
 from ribs.select.journal import Journal
 from ribs.select.loss import TaskLoss, kl_divergence
+from ribs.select.measurement import MIB, Losses, Measurement
 from ribs.select.plan import Plan, bit_widths
 from ribs.select.race import Race
 from ribs.select.ranks import Ranks
+from ribs.select.reconstructed import Reconstructed, check_recipe_of, check_reconstruction
 from ribs.select.result import Result, SearchCost
 from ribs.select.samples import standard_error
-from ribs.select.search import Iteration, Trace
-from ribs.select.sensitivity import MIB, Losses, Sensitivity
+from ribs.select.search import Trace
+from ribs.select.sensitivity import Sensitivity
 from ribs.select.setup import set_up
 
 Profile = Literal["full", "race"]
@@ -61,6 +65,8 @@ def search(
     ties: Ties | None = None,
     target: str | None = None,
     loss: TaskLoss = kl_divergence,
+    reconstruct: Method | None = None,
+    finish: Method | None = None,
     profile: Profile = "full",
     execution: Execution = "float32",
     max_seconds: float | None = None,
@@ -68,6 +74,8 @@ def search(
     journal: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: bool = True,
+    on_iteration: OnIteration | None = None,
+    on_probe: OnProbe | None = None,
 ) -> Result:
     """Choose the bits of every unit of a trained network that lose the least within a budget.
 
@@ -102,6 +110,10 @@ def search(
         (`ribs.select.targets`).
     loss: one of `ribs.losses`, or f(float_output, quantized_output) or f(float_output, quantized_output, inputs) ->
         [samples] losses; by default the KL divergence of softmax outputs, whose logits are found in most outputs.
+    reconstruct: a `ribs.AdaRound`, `ribs.BRECQ` or `ribs.QDrop`, by which every configuration is reconstructed before
+        its loss is measured (recRIBS), block by block or layer by layer as it does. docs/reconstruction.md says how.
+    finish: with `reconstruct`, how the configuration found is reconstructed in the end; by default by the same method
+        with 20,000 iterations.
     profile: "full" measures on all samples. "race" needs several times less work: Algorithm 1 then stops measuring
         candidates that, by their errors so far, will hardly be in a solution, at the risk that `ribs.select.race.Race`
         states; the adaptive search measures on few samples first, and only the best on more. The configuration returned
@@ -109,16 +121,20 @@ def search(
     execution: "int8" runs the candidates as products of 8-bit integers where there is an operator for it, several times
         faster on CPUs that can. Its losses differ from those in float32 by rounding; the difference at the
         configuration found is measured and reported, and the loss of the result is that in float32.
-    max_seconds: return the best found in about this time. The first batch is always profiled.
+    max_seconds: return the best found in about this time. The first batch is always profiled. With `reconstruct`, all
+        configurations are measured until one within the budget is the reference, and `finish` comes on top.
     cache_mib: MiB for outputs of the network and quantized weights that are kept to be used again. With less, more is
         computed again; the result is the same.
     journal: a folder in which every measured loss is kept as it comes. Killed at any moment, the same call goes on
         from there and ends with the same result; a call with another budget uses its losses too.
     seed: of the random choices. The same call on the same device gives the same result.
     progress: show bars.
+    on_iteration: called after each iteration with a `ribs.select.events.IterationDone`.
+    on_probe: called with a `ribs.select.events.ProbeDone` for each loss that was measured, soon after it was. What a
+        callback raises ends the search and comes out of this call; the journal keeps all that was measured.
 
     Where `torch.distributed` is initialised, all of its processes must make the same call; they share the work, and
-    all get the result that one process alone would have found.
+    all get the result that one process alone would have found. Only in the first of them are callbacks called.
 
     Raises: InfeasibleBudgetError naming the least reachable cost; ValueError or TypeError for bad input, JournalError
         for a journal of another search or one that cannot be used, all before any long work; JournalError where the
@@ -130,6 +146,7 @@ def search(
     _check(max_seconds=max_seconds, cache_mib=cache_mib)
     _check_name("profile", profile, get_args(Profile))
     _check_name("execution", execution, get_args(Execution))
+    reconstruct, finish = check_reconstruction(reconstruct, finish, profile=profile, execution=execution)
     setup = set_up(
         model,
         loader,
@@ -147,36 +164,46 @@ def search(
     )
     batches, network, [plan] = setup.batches, setup.network, setup.plans
     check_pooled(pool_batches, network.recipe)
+    if reconstruct is not None:
+        check_recipe_of(network)
     shards = batches if profile == "full" else [shard for batch in batches for shard in batch.split(RACE_SHARD)]
     if execution == "int8":
         _check_int8(network)
     with ExitStack() as stack:
         ranks = stack.enter_context(closing(Ranks()))
-        bars = stack.enter_context(Bars(progress and ranks.rank == 0))
+        bars = stack.enter_context(Bars(progress, first=ranks.rank == 0))
         fields = {}
         if journal is not None or ranks.count > 1:
             steps = f"{network.recipe.name}, {'of all batches together' if pool_batches else 'of each batch, averaged'}"
             fields = identity(model, shards, plan, loss, recipe=f"{steps}; {execution}", seed=seed)
-            ranks.check_same({**fields, "budget": str(plan.limits), "algorithm": str(way), "profile": profile})
+            if reconstruct is not None:
+                fields["reconstruction"] = f"{reconstruct}; pieces of at most {cache_mib:g} MiB"
+            callbacks = str([on_iteration is not None, on_probe is not None])
+            same = {"budget": str(plan.limits), "algorithm": str(way), "profile": profile, "callbacks": callbacks}
+            ranks.check_same({**fields, **same})
         losses = stack.enter_context(_journal(journal, fields, ranks))
-        sensitivity = Sensitivity(
-            network,
-            shards,
-            plan.candidates,
-            loss,
-            cache_mib=cache_mib * (1 - WEIGHTS_SHARE),
-            ranks=ranks,
-            known=losses.known if losses else None,
-            record=losses.record if losses else None,
-            progress=bars.worked,
-        )
+        options: dict[str, Any] = {
+            "cache_mib": cache_mib * (1 - WEIGHTS_SHARE),
+            "ranks": ranks,
+            "known": losses.known if losses else None,
+            "record": losses.record if losses else None,
+            "progress": bars.worked,
+        }
+        sensitivity: Sensitivity | Reconstructed
+        if reconstruct is None:
+            sensitivity = Sensitivity(network, shards, plan.candidates, loss, **options)
+        else:
+            options |= {"seed": seed, "store_mib": cache_mib}
+            sensitivity = Reconstructed(network, shards, plan.candidates, loss, reconstruct, **options)
         losses_ahead, work = way.work(plan)
-        at_most = "about" if profile == "full" and algorithm == "paper" else "at most"
-        units_found = len(network.units)
+        work *= sensitivity.passes_of_a_loss
+        at_most = way.iterations_for(len(network.units))
+        events = Events(plan, ranks, bars, at_most, on_iteration=on_iteration, on_probe=on_probe)
+        about = "about" if profile == "full" and algorithm == "paper" else "at most"
         bars.say(
-            f"ribs: {units_found} units, {way.iterations_for(units_found)} iterations, {at_most} {losses_ahead} losses "
-            f"on {sum(sensitivity.samples)} samples: {at_most} {work:.0f} forward equivalents (passes of the float "
-            f"network over the samples); one took {sensitivity.seconds_of_a_pass:.3g} s, so {at_most} "
+            f"{len(network.units)} units, {at_most} iterations, {about} {losses_ahead} losses "
+            f"on {sum(sensitivity.samples)} samples: {about} {work:.0f} forward equivalents (passes of the float "
+            f"network over the samples); one took {sensitivity.seconds_of_a_pass:.3g} s, so {about} "
             f"{duration(work * sensitivity.seconds_of_a_pass)}"
         )
         calibrate(network, batches, plan.bit_widths, pooled=pool_batches, progress=bars.calibration)
@@ -184,30 +211,31 @@ def search(
         if execution == "int8":
             network.configure(plan.configuration(plan.start))
             whole, others = network.integer_layers()
-            bars.say(f"ribs: {len(whole)} layers run in int8; in float32 {', '.join(others) or 'none'}")
+            bars.say(f"{len(whole)} layers run in int8; in float32 {', '.join(others) or 'none'}")
         bars.start_search(work)
 
         def out_of_time() -> bool:
-            spent = time.perf_counter() - started + FINALS * sensitivity.seconds_of_a_pass
+            spent = (
+                time.perf_counter() - started + FINALS * sensitivity.passes_of_a_loss * sensitivity.seconds_of_a_pass
+            )
             return max_seconds is not None and bool(ranks.first(spent > max_seconds))
-
-        named: set[tuple[str, Bits]] = set()
-
-        def report(iteration: Iteration) -> None:
-            plan.name_non_finite(iteration, named)
-            bars.measured(iteration.loss)
 
         with _executed(network, execution, cache_mib):
             trace = way.run(
                 plan,
-                sensitivity.measure,
+                events.telling(sensitivity),
                 sensitivity.samples,
                 race=Race() if profile == "race" else None,
                 seed=seed,
                 stop=out_of_time,
+                at_a_time=None if reconstruct is None else ranks.count,
                 agree=ranks.first,
-                on_iteration=report,
+                on_iteration=lambda iteration: events.iteration(iteration, sensitivity.forward_equivalents),
             )
+        if isinstance(sensitivity, Reconstructed):
+            assert finish is not None
+            in_the_end = sensitivity.finish(trace.best_choice, finish, progress=progress and ranks.rank == 0)
+            return _result(network, plan, trace, sensitivity, in_the_end, started)
         best = plan.configuration(trace.best_choice)
         changed = reparameterize(network, best, batches) or execution == "int8"
         losses_in_the_end = sensitivity.losses_of(network) if changed else None
@@ -227,7 +255,7 @@ def _result(
     network: QuantizedNetwork,
     plan: Plan,
     trace: Trace,
-    sensitivity: Sensitivity,
+    sensitivity: Measurement,
     in_the_end: Losses | None,
     started: float,
 ) -> Result:

@@ -18,5 +18,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of the samples and the search (default: the row's)")
     parser.add_argument("--samples", type=int, help="calibration samples (default: the row's, 1024)")
     parser.add_argument("--iterations", type=int, help="of a search (default: the row's)")
+    parser.add_argument(
+        "--reconstruction-iterations", type=int, metavar="N", help="steps for each block, at most (default: the row's)"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="evaluate on N of the images in val/ (default: all)")
     parser.add_argument("--random-weights", action="store_true", help="do not fetch weights: to try the whole way")

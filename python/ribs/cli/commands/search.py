@@ -42,6 +42,23 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--execution", choices=("float32", "int8"), default="float32", help="int8: products of integers, on CPUs"
     )
+    parser.add_argument(
+        "--reconstruct", choices=("adaround", "brecq", "qdrop"), help="every configuration, before its loss is measured"
+    )
+    parser.add_argument(
+        "--reconstruct-iterations",
+        type=int,
+        default=200,
+        metavar="N",
+        help="steps for each block (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--finish-iterations",
+        type=int,
+        default=20_000,
+        metavar="N",
+        help="the same, of the configuration found (default: %(default)s)",
+    )
     parser.add_argument("--max-seconds", type=float, metavar="S", help="return the best found in about this time")
     add_cache(parser)
     add_journal(parser)
