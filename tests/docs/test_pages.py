@@ -94,7 +94,9 @@ def blocks(page: Path) -> list[str]:
     """The Python of a page, each block behind as many empty lines as stand above it, so that errors name its line."""
     if page.suffix == ".ipynb":
         cells = json.loads(page.read_text())["cells"]
-        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        # Lines that begin with % are for IPython.
+        lines = [[line for line in cell["source"] if line[0] != "%"] for cell in cells if cell["cell_type"] == "code"]
+        return ["".join(each) for each in lines]
     text = page.read_text()
     found = [match for match in FENCE.finditer(text) if match[1] == "python"]
     return ["\n" * text.count("\n", 0, match.start(2)) + match[2] for match in found]
@@ -118,6 +120,7 @@ def small(tmp_path, monkeypatch):
     recipe = digits.Recipe(lambda: Small(100), digits=2, batches=2, batch_size=8, lr=0.1)
     monkeypatch.setattr(digits, "RECIPES", dict.fromkeys(digits.RECIPES, recipe))
     monkeypatch.setenv("RIBS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr(Algorithm, "iterations_for", lambda self, units: ITERATIONS)
     phase = methods.Phase
     monkeypatch.setattr(methods, "Phase", lambda whole, most, **facts: phase(whole, min(most, STEPS), **facts))
