@@ -15,6 +15,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until th
 if TYPE_CHECKING:
     from ribs import ops as ops
     from ribs import qat as qat
+    from ribs.io.errors import ExportError as ExportError
     from ribs.io.errors import FormatError as FormatError
     from ribs.io.saved import load as load
     from ribs.ops import build_info as build_info
@@ -39,6 +40,7 @@ _HOME = {
     "Budget": "ribs.select.budget",
     "Comparison": "ribs.select.compare",
     "CostTable": "ribs.select.cost",
+    "ExportError": "ribs.io.errors",
     "FormatError": "ribs.io.errors",
     "InfeasibleBudgetError": "ribs.select.errors",
     "QDrop": "ribs.recon.methods",

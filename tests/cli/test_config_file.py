@@ -12,6 +12,7 @@ LEAST = {
     "search": ["net", "--data", "d", "--budget-bops", "4/4"],
     "evaluate": ["saved", "net", "--data", "d"],
     "report": ["saved", "a.html"],
+    "export": ["saved", "net", "a.onnx", "--data", "d"],
     "compare": ["net", "--data", "d", "--budget-size", "5", "--budget-size", "6"],
     "count": ["net"],
     "qat": ["net", "--data", "d", "--at", "4/4"],

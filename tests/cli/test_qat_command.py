@@ -57,7 +57,7 @@ def found(capsys, *arguments):
 
 
 def test_a_budget_is_searched_for_trained_at_and_saved(folder, capsys):
-    budget = ["--budget-bops", "4/4", "--bits", "2,4,8", "--epochs", "3", "--run", "run", "--out", "saved"]
+    budget = ["--budget-bops", "4/4", "--bits", "2,4,8", "--epochs", "3", "--checkpoints", "run", "--out", "saved"]
     first = found(capsys, *budget)
     from qat_net_module import net
 
@@ -75,7 +75,9 @@ def test_a_budget_is_searched_for_trained_at_and_saved(folder, capsys):
 def test_given_bits_a_teacher_and_an_optimizer_of_timm(folder, capsys):
     torch.save({"state_dict": __import__("qat_net_module").net(1).state_dict()}, "teacher.pt")
     options = ["--teacher", "qat_net_module:teacher", "--teacher-checkpoint", "teacher.pt", "--optimizer", "adamw"]
-    numbers = found(capsys, "--at", "4/8", *options, "--epochs", "2", "--augment", "rand-m3", "--ema", "0.5")
+    numbers = found(
+        capsys, "--at", "4/8", *options, "--epochs", "2", "--augment", "rand-m3", "--ema", "0.5", "--progressive", "8"
+    )
     assert set(map(tuple, numbers["result"]["bits"].values())) == {(4, 8)}
     assert [each["number"] for each in numbers["history"]] == [0, 1]
 

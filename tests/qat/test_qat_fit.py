@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import ribs
 from ribs.qat import Training, fit
+from ribs.quant.layers import QuantizedLayer
 from small import in_children, network
 
 accelerate = pytest.importorskip("accelerate")
@@ -124,12 +125,21 @@ class Dies(TensorDataset):
         return super().__getitem__(index)
 
 
-@pytest.mark.parametrize("ema", [None, 0.7])
-def test_a_run_that_was_killed_goes_on_to_the_same_bits(tmp_path, ema):
-    facts = Training(epochs=4, ema=ema, warm_up=0.5, **FAST)
+WAYS = {
+    "plain": {},
+    "average": {"ema": 0.7},
+    "oscillations": {"dampening": 0.1, "freezing": 0.015},
+    "stages": {"progressive": (8, 5, 4), "ema": 0.7, "freezing": 0.1},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(tmp_path, way):
+    facts = Training(epochs=4, warm_up=0.5, **WAYS[way], **FAST)
     options = {"training": facts, "validation": batches(seed=1, shuffle=False), "method": "lsq+"}
     whole = trained(**options, folder=tmp_path / "whole")
     seen_before = 16 + 64  # a batch to look at, and the calibration
+    seen_before += 64 * len(facts.progressive)  # again where a stage begins, of which each epoch is one
     dying = DataLoader(Dies(*samples(), at=seen_before + 2 * 64 + 40), 16, shuffle=True)
     with pytest.raises(KilledError):
         trained(loader=dying, **options, folder=tmp_path / "a")
@@ -142,6 +152,24 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(tmp_path, ema):
     assert same(*last)
     again = trained(**options, folder=tmp_path / "a")
     assert same(state(again.result.model), state(whole.result.model)), "a run that is done is read"
+
+
+def test_stages_have_more_bits_and_only_the_last_is_ranked(monkeypatch):
+    seen = []
+    original = ribs.qat.run.Run._accuracy
+
+    def measured(self, validation):
+        layers = [layer for layer in self.network.modules() if isinstance(layer, QuantizedLayer)]
+        seen.append([(layer.weight_quantizer.bits, layer.input_quantizer.bits) for layer in layers])
+        return 100.0 if len(seen) <= 4 else original(self, validation)
+
+    monkeypatch.setattr(ribs.qat.run.Run, "_accuracy", measured)
+    facts = Training(epochs=6, progressive=(8, 4), **FAST)
+    found = trained(bits={"0": 8, "4": (2, 5), "7": 32}, training=facts, validation=batches(seed=1, shuffle=False))
+    stages = [[(8, 8)] * 2, [(8, 8), (4, 5)], [(8, 8), (2, 5)]]
+    assert seen == [[*stages[number // 2], (32, 32)] for number in range(6)]
+    assert found.result.bits == {"0": (8, 8), "4": (2, 5), "7": (32, 32)}
+    assert accuracy(found.result.model, samples(seed=1)) == max(each.accuracy for each in found.history[4:])
 
 
 def test_a_folder_of_another_run_or_a_damaged_one_is_refused(tmp_path):
@@ -240,6 +268,8 @@ def test_what_fit_refuses():
             trained(**options)
     with pytest.raises(ValueError, match=r"\[Training\] lr=0 is not supported; give a positive number"):
         Training(lr=0)
+    with pytest.raises(ValueError, match=r"progressive=\(4, 8\) is not supported; give falling bits"):
+        Training(progressive=(4, 8))
     with pytest.raises(ValueError, match=r"distillation=2 is not supported; give a share in 0..1"):
         Training(distillation=2)
     model = copy.deepcopy(normed())

@@ -215,6 +215,25 @@ def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(tmp_path):
         torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-7)
 
 
+def test_the_trainer_of_transformers_trains_saves_and_goes_on(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    shape = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic"}
+    config = transformers.ResNetConfig(num_channels=1, num_labels=3, **shape)
+    model, x = transformers.ResNetForImageClassification(config).eval(), torch.randn(16, 1, 16, 16)
+    data = [{"pixel_values": image, "labels": torch.tensor(number % 3)} for number, image in enumerate(x)]
+    options = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "save_steps": 2, "learning_rate": 1e-2}
+    arguments = transformers.TrainingArguments(tmp_path, max_steps=4, per_device_train_batch_size=8, **options)
+    whole, resumed = (prepare(model, [{"pixel_values": x}], 4) for _ in range(2))
+    transformers.Trainer(model=whole, args=arguments, train_dataset=data).train()
+    result = finish(whole, model, [{"pixel_values": x}])
+    with torch.no_grad():
+        torch.testing.assert_close(result.model(pixel_values=x).logits, whole.eval()(pixel_values=x).logits)
+    trainer = transformers.Trainer(model=resumed, args=arguments, train_dataset=data)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert same(state(resumed), state(whole))
+
+
 def test_groups_have_every_parameter_once_and_decay_weights_alone():
     model, x = build("convs")
     trained = prepare(model, [x], 4)

@@ -10,6 +10,7 @@ from torch import nn
 import ribs
 from ribs.quant.inputs import collect
 from ribs.quant.network import calibrate, prepare
+from ribs.select.configurations import beginnings
 from ribs.select.errors import JournalError
 from ribs.select.loss import kl_divergence
 from ribs.select.reconstructed import Reconstructed
@@ -120,6 +121,59 @@ def test_pieces_in_front_are_not_reconstructed_again(monkeypatch):
     assert len(steps) == 6 * (3 + 3 + 2 + 1 + 1)
 
 
+@torch.no_grad()
+def test_alone_a_unit_is_put_among_those_of_the_reference():
+    """Its module, of a network that is reconstructed at the changed bits, in that of the reference."""
+    batches = collect(network(), loader(2, 12), 24)
+    prepared = prepare(network(), batches[0], "layer")
+    losses = Reconstructed(prepared, batches, [BITS] * 3, kl_divergence, QDROP)
+    calibrate(prepared, batches, (2, 4))
+    for unit, choice in enumerate([(0, 1, 1), (1, 0, 1), (1, 1, 0)]):
+        found = losses.measure_alone((1, 1, 1), choice)
+        whole, changed = (
+            ribs.reconstruct(
+                network(), loader(2, 12), {"0": BITS[a], "2": BITS[b], "5": BITS[c]}, method=QDROP, progress=False
+            ).model
+            for a, b, c in ((1, 1, 1), choice)
+        )
+        place = (0, 2, 5)[unit]
+        whole[place] = changed[place]
+        expected = torch.cat([kl_divergence(network()(x), whole(x)) for x in loader(2, 12)])
+        torch.testing.assert_close(torch.from_numpy(found), expected.double(), rtol=1e-4, atol=1e-7)
+        following = losses.measure([choice], 0)[0]
+        assert (found == following).all() == (unit == 2)  # nothing follows the last
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_share_of_all_iterations_is_all_of_them(name):
+    """What is done once for each bit-width is then nothing, and variables begin as they do anyway."""
+    plain = measured(network, METHODS[name], "layer", there_and_back)
+    assert measured(network, METHODS[name], "layer", there_and_back, share=1.0) == plain
+
+
+def test_with_a_share_losses_are_still_those_of_the_configuration_alone(monkeypatch):
+    steps = []
+    step = ribs.recon.optimise.Optimisation.step
+    monkeypatch.setattr("ribs.recon.optimise.Optimisation.step", lambda *args: steps.append(1) or step(*args))
+    _, found = measured(network, QDROP, "layer", there_and_back, share=0.5)
+    counted = len(steps)
+    for choice, loss in found.items():
+        steps.clear()
+        _, alone = measured(network, QDROP, "layer", lambda units, own=choice: [[own]], share=0.5)
+        assert alone[choice] == loss
+        assert len(steps) == 6 * 3 * len(set(choice)) + 3 * 3
+    # Both bit-widths once, and half of six for each piece that changes.
+    assert counted <= 6 * 3 * 2 + 3 * 3 * len(found)
+
+
+def test_weights_and_activations_begin_at_their_own_bits():
+    assert beginnings([(2, 2), (4, 4)]) == {(0, 2): (2, 2), (1, 2): (2, 2), (0, 4): (4, 4), (1, 4): (4, 4)}
+    apart = beginnings([(w, a) for w in (2, 4) for a in (4, 8)])
+    assert apart == {(0, 2): (2, 4), (0, 4): (4, 4), (1, 4): (4, 4), (1, 8): (4, 8)}
+    options = {"activation_bits": (4, 8), "budget": "4/4", "iterations": 1}
+    assert math.isfinite(recribs(profile="race", **options).loss)
+
+
 def recribs(**options):
     return search(
         **{"data": loader(2, 12), "bits": (2, 4), "budget": "3/3", "reconstruct": QDROP, "finish": QDROP} | options
@@ -155,6 +209,13 @@ def test_it_is_reconstructed_in_the_end_from_its_float_weights(done):
     assert torch.equal(found.model[0].weight, alone.model[0].weight) and all(a.shape == b.shape for a, b in same)
 
 
+def test_most_iterations_done_once_lead_to_a_loss_within_the_error(done):
+    algorithm, result = done
+    found = recribs(algorithm=algorithm, profile="race")
+    assert found.cost_of_search.forward_equivalents != result.cost_of_search.forward_equivalents
+    assert abs(found.loss - result.loss) <= 2 * math.hypot(found.standard_error, result.standard_error)
+
+
 def test_a_killed_search_loses_one_configuration(done, tmp_path):
     algorithm, result = done
     calls = []
@@ -182,9 +243,10 @@ def test_processes_find_the_same_together(done, tmp_path):
 
 def test_a_journal_of_another_reconstruction_is_refused(tmp_path):
     recribs(journal=tmp_path)
-    for other in (None, ribs.QDrop(**FACTS), METHODS["brecq"]):
+    others = [{"reconstruct": each, "finish": None} for each in (None, ribs.QDrop(**FACTS), METHODS["brecq"])]
+    for other in (*others, {"profile": "race"}):
         with pytest.raises(JournalError, match="reconstruction"):
-            recribs(journal=tmp_path, reconstruct=other, finish=None)
+            recribs(journal=tmp_path, **other)
 
 
 @pytest.mark.parametrize("algorithm", ["paper", "adaptive"])

@@ -26,6 +26,7 @@ COMMANDS = (
     "qat",
     "evaluate",
     "report",
+    "export",
     "compare",
     "count",
     "demo",
@@ -44,7 +45,7 @@ class Keeps(NamedTuple):
 
 KEEPS = (
     Keeps("--journal", "journal", "losses-*.sqlite", "all that was measured"),
-    Keeps("--run", "run_folder", "last.*", "the last epoch"),
+    Keeps("--checkpoints", "checkpoints", "last.*", "the last epoch"),
 )
 
 

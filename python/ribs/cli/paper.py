@@ -20,10 +20,6 @@ from ribs.quant.recipe import RecipeName
 NETWORKS = "networks"
 NUMBER = re.compile(r"\d+(\.\d+)?")
 UNIFORM = re.compile(r"[1-8]/[1-8]")
-# What rows ask for and ribs cannot do yet. Rows that wait for it are refused: `ribs.cli.reproduce` does not pass it on.
-NOT_YET = {
-    "lsq": "training at the chosen bits by LSQ, with a teacher network",
-}
 BitWidth = Literal[1, 2, 3, 4, 5, 6, 7, 8]
 T = TypeVar("T")
 
@@ -177,12 +173,6 @@ class Row:
     run: Float | Cited | Uniform | Search | Sensitivity | Variation
     differs: str | None = None
     note: str | None = None
-
-    @property
-    def waits_for(self) -> tuple[str, ...]:
-        """Keys of NOT_YET: what this row asks for and ribs cannot do yet."""
-        training = getattr(self.run, "training", None)
-        return (training.method,) if training and training.method in NOT_YET else ()
 
 
 @dataclass(frozen=True)

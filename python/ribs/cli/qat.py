@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 import ribs
 from ribs.cli.evaluate import labelled_images
-from ribs.cli.flags import BUDGETS, budgets, candidates
+from ribs.cli.flags import BUDGETS, budgets, candidates, read_bits
 from ribs.cli.models import image_folder, import_timm, input_size, load_data, load_model
 from ribs.cli.output import bars, print_json
 from ribs.cli.search import as_json, own_device, processes
@@ -32,7 +32,10 @@ def run(arguments: argparse.Namespace) -> None:
     device = own_device(arguments.device)
     model = load_model(arguments.model, checkpoint=arguments.checkpoint, pretrained=not arguments.random_weights)
     size = input_size(model, arguments.input_size)
-    training, validation = (_images(arguments, model, size, split) for split in ("train", "val"))
+    data, batches = Path(arguments.data), {"batch_size": arguments.batch_size, "workers": arguments.workers}
+    _, validation = (labelled_images(data / split, model, size, **batches) for split in ("train", "val"))
+    options = {**batches, "augment": arguments.augment, "least_crop": arguments.least_crop}
+    training = training_images(data / "train", model, size, **options)
     teacher = _teacher(arguments, device)
     with processes("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo") as first:
         fitted = fit(
@@ -42,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
             training=_facts(arguments),
             teacher=teacher,
             validation=validation,
-            folder=arguments.run_folder,
+            folder=arguments.checkpoints,
             method=arguments.method,
             per_channel=arguments.per_channel,
             optimizer=lambda groups: _optimizer(arguments, groups),
@@ -51,10 +54,8 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if first and arguments.out is not None:
         fitted.result.save(arguments.out)
-    if first and arguments.json:
-        print_json(_as_json(fitted))
-    elif first:
-        print(_summary(fitted))
+    if first:
+        _print(arguments, fitted)
 
 
 def _budget(arguments: argparse.Namespace) -> ribs.Budget | None:
@@ -101,21 +102,24 @@ def _bits(text: str) -> AnyBits | Path:
     return Path(text)
 
 
-def _images(arguments: argparse.Namespace, model: nn.Module, shape: tuple[int, ...], split: str) -> DataLoader[Any]:
-    """Labelled images of a split: augmented for training, as timm evaluates the model on them for validation."""
-    folder = Path(arguments.data) / split
-    checked = labelled_images(folder, model, shape, batch_size=arguments.batch_size, workers=arguments.workers)
-    if split == "val":
-        return checked
-    options = {"auto_augment": arguments.augment, "scale": (arguments.least_crop, 1.0)}
-    images = image_folder(folder, model, shape, options)
-    return DataLoader(
-        images,
-        arguments.batch_size,
-        shuffle=True,
-        num_workers=arguments.workers,
-        drop_last=len(images) > arguments.batch_size,
-    )
+def training_images(
+    folder: Path,
+    model: nn.Module,
+    size: tuple[int, ...],
+    *,
+    batch_size: int,
+    workers: int,
+    augment: str | None,
+    least_crop: float = 0.35,
+) -> DataLoader[Any]:
+    """Shuffled batches of images, cropped, flipped and augmented at random by timm, with their labels.
+
+    size: (channels, height, width) of one image.  augment: timm's policy.
+    least_crop: the least share of an image that a crop shows.
+    """
+    images = image_folder(folder, model, size, {"auto_augment": augment, "scale": (least_crop, 1.0)})
+    more = len(images) > batch_size
+    return DataLoader(images, batch_size, shuffle=True, num_workers=workers, drop_last=more)
 
 
 def _teacher(arguments: argparse.Namespace, device: str) -> nn.Module | None:
@@ -137,6 +141,9 @@ def _facts(arguments: argparse.Namespace) -> Training:
         distillation=arguments.distillation,
         temperature=arguments.temperature,
         ema=arguments.ema,
+        progressive=tuple(read_bits("--progressive", arguments.progressive)) if arguments.progressive else (),
+        dampening=arguments.dampening,
+        freezing=arguments.freezing,
         clip=arguments.clip,
         seed=arguments.seed,
     )
@@ -150,12 +157,10 @@ def _optimizer(arguments: argparse.Namespace, groups: list[dict[str, Any]]) -> t
     return made
 
 
-def _summary(fitted: Fitted) -> str:
-    best = max(fitted.history, key=lambda each: each.accuracy or 0.0)
-    lines = [f"epoch {each.number + 1}: loss {each.loss:.4g}, top-1 {each.accuracy:.2f} %" for each in fitted.history]
-    lines.append(f"the best is epoch {best.number + 1}, top-1 {best.accuracy:.2f} %")
-    return "\n".join([fitted.result.summary(), "", *lines])
-
-
-def _as_json(fitted: Fitted) -> dict[str, object]:
-    return {"result": as_json(fitted.result), "history": [asdict(each) for each in fitted.history]}
+def _print(arguments: argparse.Namespace, fitted: Fitted) -> None:
+    if arguments.json:
+        print_json({"result": as_json(fitted.result), "history": [asdict(each) for each in fitted.history]})
+        return
+    print(f"{fitted.result.summary()}\n")
+    for each in fitted.history:
+        print(f"epoch {each.number + 1}: loss {each.loss:.4g}, top-1 {each.accuracy:.2f} %")

@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
             execution=arguments.execution,
             max_seconds=arguments.max_seconds,
             cache_mib=arguments.cache_mib,
+            store_mib=arguments.store_mib,
             journal=arguments.journal,
             seed=arguments.seed,
             progress=bars(arguments),

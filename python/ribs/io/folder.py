@@ -102,6 +102,19 @@ def write(path: Path, files: Mapping[str, bytes]) -> None:
         _sync(path.parent)
 
 
+def check_file(function: str, path: Path) -> None:
+    """Raise unless a file may be written there, before any long work.
+
+    Raises: OSError: IsADirectoryError, FileNotFoundError where there is no folder for it, PermissionError.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"[{function}] {path} is a folder; give the path of a file")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"[{function}] {path.parent} is no folder; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"[{function}] {path.parent} is not writable; give another path")
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write one file, which appears whole. Raises: OSError, and then what was there still is."""
     new = path.with_name(f".{path.name}.new-{secrets.token_hex(4)}")

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ribs.qat.prepare import ORIGIN
+from ribs.qat.prepare import ORIGIN, find_origin
 from ribs.qat.quantizers import LearnedActivations, LearnedShares, LearnedWeights
 from ribs.quant.copies import unwrap
 from ribs.quant.fold import fold_batch_norms
 from ribs.quant.inputs import collect
-from ribs.quant.layers import QuantizedLayer
+from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
 from ribs.select.loss import TaskLoss, check_loss, kl_divergence
 from ribs.select.reconstruct import measure_losses
 from ribs.select.result import Result
@@ -43,15 +43,13 @@ def finish(
     Returns: a `Result` whose model gives what the network gives in eval mode, but for the rounding of float sums: every
     weight keeps its code, also where folding turns the sign of a channel.
 
-    Raises: ValueError for a network of another kind, or one that holds NaN or Inf; TypeError for what is no loss.
+    Raises: ValueError for a network of another kind, at other bits than it was made for, or that holds NaN or Inf;
+        TypeError for what is no loss.
     """
     check_loss(loss)
     network = unwrap(network)
-    origin = getattr(network, ORIGIN, None)
-    if not isinstance(origin, Result):
-        raise ValueError(
-            f"[finish] network={type(network).__name__} is not what ribs.qat.prepare returned; give that, trained"
-        )
+    origin = find_origin("finish", network)
+    _check_bits(network, origin)
     for name, value in network.state_dict().items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise ValueError(f"[finish] the network's {name} holds NaN or Inf; go back to a checkpoint before")
@@ -64,6 +62,19 @@ def finish(
     losses = measure_losses(model, trained, batches, loss)
     mean = float(losses.mean())
     return replace(origin, model=trained, loss=mean, standard_error=standard_error(losses), loss_as_searched=mean)
+
+
+def _check_bits(network: nn.Module, origin: Result) -> None:
+    owner = origin.costs.owner
+    for name, layer in network.named_modules():
+        if not isinstance(layer, (QuantizedLayer, QuantizedMatmul)):
+            continue
+        weight_bits, activation_bits = origin.bits[owner[name]]
+        found = {(activation_bits, each.bits) for each in layer.activation_quantizers}
+        if isinstance(layer, QuantizedLayer):
+            found.add((weight_bits, layer.weight_quantizer.bits))
+        if any(want != bits for want, bits in found):
+            raise ValueError(f"[finish] {name!r} has other bits than it was prepared for; go to them by recalibrate")
 
 
 def _fold(network: nn.Module, origin: Result) -> None:

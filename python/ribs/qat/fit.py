@@ -14,7 +14,7 @@ from torch import nn
 from ribs.qat.checkpoint import Epoch, Folder
 from ribs.qat.finish import finish
 from ribs.qat.objective import Objective
-from ribs.qat.prepare import ORIGIN, Method, prepare
+from ribs.qat.prepare import Method, find_origin, prepare
 from ribs.qat.run import MakeOptimizer, Run, import_accelerate, seed_all
 from ribs.qat.training import Training
 from ribs.quant.copies import unwrap
@@ -90,10 +90,16 @@ def fit(
     network = prepare(
         model, loader, bits, method=method, per_channel=per_channel, calibration_samples=calibration_samples
     )
-    run = Run(model, network, loader, objective, accelerator, optimizer)
-    bits_of = getattr(network, ORIGIN).bits
-    facts = {"bits": bits_of, "method": method, "per_channel": per_channel, "batches": len(loader)}
-    facts |= {"training": training, "teacher": type(teacher).__name__, "processes": accelerator.num_processes}
+    run = Run(model, network, loader, objective, accelerator, optimizer, calibration_samples=calibration_samples)
+    facts = {
+        "bits": find_origin("fit", network).bits,
+        "method": method,
+        "per_channel": per_channel,
+        "training": training,
+        "teacher": type(teacher).__name__,
+        "batches": len(loader),
+        "processes": accelerator.num_processes,
+    }
     kept = Folder(folder, {name: str(value) for name, value in facts.items()})
     run.resume(kept)
     run.train(kept, validation, progress=progress and accelerator.is_main_process)

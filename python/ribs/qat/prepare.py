@@ -85,12 +85,25 @@ def prepare(
     return network.model.train()
 
 
+def find_origin(caller: str, network: nn.Module) -> Result:
+    """What the result of a network in training will be, but for its model and losses.
+
+    Raises: ValueError for a network of another kind.
+    """
+    origin = getattr(network, ORIGIN, None)
+    if not isinstance(origin, Result):
+        raise ValueError(
+            f"[{caller}] network={type(network).__name__} is not what ribs.qat.prepare returned; give that, trained"
+        )
+    return origin
+
+
 def _origin(network: QuantizedNetwork, bits: Result | AnyBits) -> Result:
     """What the result will be, but for its model and losses. Raises: ValueError for bits that do not fit."""
     if isinstance(bits, Result):
-        table = CostTable.of(network.trace, network.units, bits.costs.accounting)
+        table = CostTable.of(network.trace, network.units, bits.costs.accounting, bits.recipe)
         return replace(bits, bits=table.configuration(bits.bits), model=nn.Identity(), costs=table)
-    table = CostTable.of(network.trace, network.units)
+    table = CostTable.of(network.trace, network.units, recipe=network.recipe.name)
     configuration = table.configuration(bits)
     return Result(
         bits=configuration,

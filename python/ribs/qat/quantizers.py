@@ -6,6 +6,7 @@ LSQ is Esser et al., Learned Step Size Quantization (2019); LSQ+ Bhalgat et al. 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +48,20 @@ class Learned(FakeQuantizer):
         self.step = nn.Parameter(step.detach().clone()[None])
         self.register_buffer("floor", self.step.detach() * SMALLEST)
         self.zero_point = zero_point.clone()[None]
-        self.choices, self.bits = (quantizer.bits,), quantizer.bits
-        self.range = code_range(quantizer.bits, quantizer.symmetric)
+        self.choose(quantizer.bits)
+
+    def choose(self, bits: int) -> None:
+        """Round to other bits from now on, with the same step."""
+        self.choices, self.bits, self.range = (bits,), bits, code_range(bits, self.symmetric)
+
+    @torch.no_grad()
+    def set_steps(self, choices: Sequence[int], step: Tensor, zero_point: Tensor) -> None:
+        """Begin anew at one bit-width; the parameter stays the same object."""
+        [bits] = choices
+        self.choose(bits)
+        self.step.copy_(step)
+        self.floor.copy_(step * SMALLEST)
+        self.zero_point.copy_(zero_point)
 
     @property
     def present(self) -> tuple[Tensor, Tensor]:
@@ -87,10 +100,33 @@ class LearnedWeights(Learned):
     def rounded(self, x: Tensor) -> Tensor:
         features = x.numel() if self.axis is None else x.numel() // x.shape[self.axis]
         step, zero_point = learned(self.step, self.floor, self.scale(features))[0], self.zero_point[0]
-        if self.norm is None or self.norm.weight is None:
+        sign = self._sign(x)
+        if sign is None:
             return ops.fake_quantize(x, step, zero_point, *self.range, self.axis)
-        sign = torch.where(self.norm.weight.detach() < 0, -1.0, 1.0).to(x.dtype).reshape(self._shape(x))
         return ops.fake_quantize(x * sign, step, zero_point, *self.range, self.axis) * sign
+
+    def steps(self, weight: Tensor) -> Tensor:
+        """Those of the weights, to be multiplied with them."""
+        step = self.present[0]
+        return step if self.axis is None else step.reshape(_along(self.axis, weight))
+
+    @torch.no_grad()
+    def integers(self, weight: Tensor) -> Tensor:
+        """[like weights] int16: how many steps each is rounded to."""
+        codes: Tensor = (self(weight) / self.steps(weight)).round()
+        return codes.to(torch.int16)
+
+    def limits(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The least and the largest value that weights are rounded to."""
+        low, high = (each * self.steps(weight) for each in self.range)
+        sign = self._sign(weight)
+        return (low, high) if sign is None else (torch.where(sign < 0, -high, low), torch.where(sign < 0, -low, high))
+
+    def _sign(self, weight: Tensor) -> Tensor | None:
+        if self.norm is None or self.norm.weight is None:
+            return None
+        sign = torch.where(self.norm.weight.detach() < 0, -1.0, 1.0)
+        return sign.to(weight.dtype).reshape(_along(self.channel_axis, weight))
 
     def fixed_for(self, weight: Tensor) -> FakeQuantizer:
         """The quantizer of these weights once the norm is folded into them, with a step for each channel."""
@@ -105,8 +141,10 @@ class LearnedWeights(Learned):
         made.set_bits(self.bits)
         return made
 
-    def _shape(self, weight: Tensor) -> list[int]:
-        return [-1 if dim == self.channel_axis else 1 for dim in range(weight.dim())]
+
+def _along(axis: int | None, weight: Tensor) -> list[int]:
+    """The shape of a value for each index of an axis."""
+    return [-1 if dim == axis else 1 for dim in range(weight.dim())]
 
 
 class LearnedActivations(Learned):
@@ -123,6 +161,12 @@ class LearnedActivations(Learned):
         super().__init__(quantizer, quantizer.axis, step.reshape(-1)[0], zero_point.reshape(-1)[0])
         offset = -self.zero_point * self.step.detach()
         self.register_parameter("offset", nn.Parameter(offset) if learn_offset else None)
+
+    @torch.no_grad()
+    def set_steps(self, choices: Sequence[int], step: Tensor, zero_point: Tensor) -> None:
+        super().set_steps(choices, step, zero_point)
+        if self.offset is not None:
+            self.offset.copy_(-self.zero_point * self.step)
 
     @property
     def present(self) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,11 @@ from tqdm import tqdm
 from ribs.qat.checkpoint import Epoch, Folder
 from ribs.qat.groups import parameter_groups
 from ribs.qat.objective import Objective, labels_of
+from ribs.qat.oscillation import Freezing, dampening
+from ribs.qat.prepare import find_origin
+from ribs.qat.recalibrate import choose_bits, recalibrate
 from ribs.quant.inputs import as_inputs
+from ribs.quant.network import Bits
 from ribs.select.loss import find_tensor
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
@@ -64,6 +68,8 @@ class Run:
         objective: Objective,
         accelerator: Any,
         make_optimizer: MakeOptimizer | None,
+        *,
+        calibration_samples: int,
     ) -> None:
         self.model, self.network, self.objective, self.accelerator = model, network, objective, accelerator
         self.training = facts = objective.training
@@ -74,6 +80,8 @@ class Run:
         if facts.ema is not None:
             self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(facts.ema))
         self.wrapped, self.optimizer = accelerator.prepare(network, made)
+        self.freezing = None if facts.freezing is None else Freezing(network, facts.freezing)
+        self.calibration, self.calibration_samples = loader, calibration_samples
         self.loader = self._share(loader)
         self.history: list[Epoch] = []
         self.best: dict[str, Any] | None = None
@@ -90,24 +98,31 @@ class Run:
         state = folder.read()
         if state is None:
             return
+        self.history = [Epoch(**each) for each in state["history"]]
+        for network in self._networks():
+            choose_bits(network, self._bits(len(self.history) - 1))
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.freezing is not None:
+            self.freezing.load_state_dict(state["freezing"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.history = [Epoch(**each) for each in state["history"]]
-        self.best = folder.read_best() if any(each.accuracy is not None for each in self.history) else None
+        self.best = folder.read_best() if self._ranked() else None
 
     def train(self, folder: Folder, validation: Iterable[Any] | None, *, progress: bool) -> None:
         """Make the epochs that are left; raises ValueError where too many steps in a row are skipped."""
         validation = None if validation is None else self._share(validation)
         for number in range(len(self.history), self.training.epochs):
+            if self.training.least_bits(number) != (self.training.least_bits(number - 1) if number else 1):
+                self._begin_stage(number)
             seed_all(self.loader, self.training.seed, number)
             loss, skipped = self._epoch(number, progress)
             accuracy = None if validation is None else self._accuracy(validation)
-            better = accuracy is not None and accuracy > max((e.accuracy or 0.0 for e in self.history), default=-1.0)
+            reached = max(self._ranked(), default=-1.0)
             self.history.append(Epoch(number, loss, skipped, accuracy))
+            better = max(self._ranked(), default=-1.0) > reached
             if better:
                 self.best = {name: each.detach().cpu().clone() for name, each in self.kept.state_dict().items()}
             if self.accelerator.is_main_process:
@@ -121,6 +136,31 @@ class Run:
             self.kept.load_state_dict(self.best)
         return self.kept
 
+    def _ranked(self) -> list[float]:
+        """The accuracies of the epochs at the bits of the end."""
+        last = [each for each in self.history if self.training.least_bits(each.number) == 1]
+        return [each.accuracy for each in last if each.accuracy is not None]
+
+    def _networks(self) -> list[nn.Module]:
+        return [self.network] if self.average is None else [self.network, self.average.module]
+
+    def _bits(self, epoch: int) -> dict[str, Bits]:
+        """Those of every unit in an epoch."""
+        least = self.training.least_bits(epoch)
+        bits = find_origin("fit", self.network).bits
+        return {unit: (max(weight, least), max(activation, least)) for unit, (weight, activation) in bits.items()}
+
+    def _begin_stage(self, epoch: int) -> None:
+        """Go to the bits of an epoch; what is known of codes and averages begins anew."""
+        seed_all(self.calibration, self.training.seed, -1)  # all processes see the same samples
+        bits = self._bits(epoch)
+        recalibrate(self.network, self.calibration, bits, calibration_samples=self.calibration_samples)
+        if self.average is not None:
+            choose_bits(self.average.module, bits)
+            self.average.module.load_state_dict(self.network.state_dict())
+        if self.freezing is not None:
+            self.freezing = Freezing(self.network, self.freezing.threshold)
+
     def _epoch(self, number: int, progress: bool) -> tuple[float, int]:
         """The mean loss of the steps made, and how many were not."""
         self.wrapped.train()
@@ -128,8 +168,9 @@ class Run:
         label = f"epoch {number + 1} of {self.training.epochs}"
         with tqdm(self.loader, label, unit="batch", disable=not progress, file=sys.stderr) as bar:
             for index, batch in enumerate(bar):
-                self._set_rates((number + index / len(self.loader)) / self.training.epochs)
-                loss, good = self._step(batch)
+                done = (number + index / len(self.loader)) / self.training.epochs
+                self._set_rates(done)
+                loss, good = self._step(batch, done)
                 if good:
                     total, made, in_a_row = total + loss, made + 1, 0
                     bar.set_postfix_str(f"loss {total / made:.4g}", refresh=False)
@@ -142,12 +183,15 @@ class Run:
                     )
         return total / max(made, 1), skipped
 
-    def _step(self, batch: Any) -> tuple[float, bool]:
+    def _step(self, batch: Any, done: float) -> tuple[float, bool]:
         """The loss, and whether the step was made."""
         before = [each.clone() for each in self._statistics]
         device = self.accelerator.device
         inputs, labels = as_inputs(self.model, batch).to(device), labels_of(batch)
         loss = self.objective(inputs.call(self.wrapped), inputs, None if labels is None else labels.to(device))
+        if self.training.dampening > 0:
+            rising = self.training.dampening * (1 - math.cos(math.pi * done)) / 2
+            loss = loss + rising * dampening(self.network)
         self.accelerator.backward(loss)
         # The gradients are those of all processes, so that all decide alike.
         norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.training.clip or math.inf)
@@ -158,9 +202,12 @@ class Run:
         if not good:
             for each, old in zip(self._statistics, before, strict=True):
                 each.copy_(old)
-        elif self.average is not None:
+            return loss.item(), False
+        if self.freezing is not None:
+            self.freezing.step()
+        if self.average is not None:
             self.average.update_parameters(self.network)
-        return loss.item(), good
+        return loss.item(), True
 
     def _set_rates(self, done: float) -> None:
         """done: the share of the training that lies behind."""
@@ -193,6 +240,8 @@ class Run:
         }
         if self.average is not None:
             state["average"] = self.average.state_dict()
+        if self.freezing is not None:
+            state["freezing"] = self.freezing.state_dict()
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         return state

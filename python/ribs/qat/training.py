@@ -18,6 +18,10 @@ class Training:
     distillation: the share of the loss that is the divergence from the teacher's outputs; the rest is of the labels,
         which are not needed at 1.  temperature: of that divergence.
     ema: the decay of an average of the weights that is evaluated and returned in their place; None for none.
+    progressive: bits of the stages before the last, such as (8, 5): all stages have as many epochs, and in these no
+        unit has fewer bits (PROFIT, Park and Yoo, 2020). Steps are found anew where a stage begins.
+    dampening: of oscillating weights: how much `ribs.qat.dampening` adds to the loss; it rises from 0 along a cosine.
+    freezing: the frequency of oscillations above which `ribs.qat.Freezing` holds a weight; None for never.
     clip: the largest norm of all gradients together; None for no limit.
     most_skipped: how many steps in a row may be skipped because their gradients are NaN or infinite.
     seed: of the order of samples, augmentation and dropout.
@@ -33,6 +37,9 @@ class Training:
     distillation: float = 1.0
     temperature: float = 1.0
     ema: float | None = None
+    progressive: tuple[int, ...] = ()
+    dampening: float = 0.0
+    freezing: float | None = None
     clip: float | None = None
     most_skipped: int = 20
     seed: int = 0
@@ -48,8 +55,18 @@ class Training:
         _check(0 <= self.distillation <= 1, "a share in 0..1", distillation=self.distillation)
         _check(self.temperature > 0, "a positive number", temperature=self.temperature)
         _check(self.ema is None or 0 <= self.ema < 1, "0..1, below 1, or None", ema=self.ema)
+        falling = sorted(self.progressive, reverse=True) == list(self.progressive)
+        holds = falling and set(self.progressive) <= set(range(1, 9)) and len(self.progressive) < self.epochs
+        _check(holds, "falling bits in 1..8, fewer than epochs", progressive=self.progressive)
+        _check(self.dampening >= 0, "at least 0", dampening=self.dampening)
+        holds = self.freezing is None or 0 < self.freezing <= 1
+        _check(holds, "a frequency in 0..1, above 0, or None", freezing=self.freezing)
         _check(self.clip is None or self.clip > 0, "a positive number, or None", clip=self.clip)
         _check(self.most_skipped >= 0, "at least 0", most_skipped=self.most_skipped)
+
+    def least_bits(self, epoch: int) -> int:
+        """The fewest bits that a unit has in an epoch; 1 in the last stage, whose bits are those given."""
+        return (*self.progressive, 1)[epoch * (len(self.progressive) + 1) // self.epochs]
 
 
 def _check(holds: bool, allowed: str, **fact: object) -> None:

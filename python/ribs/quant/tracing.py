@@ -36,15 +36,15 @@ def trace(model: nn.Module, inputs: Inputs, skip: Skip | None = None, unfit: Rea
         result, found = _watch(shadow, one.to("meta"), skip, quantizing)
     except Exception as error:
         # A kernel of another library fails on meta, but would run unseen on real data.
-        fused = {name: why for name, why in fused_within(error, shadow).items() if not skip.covers(name)}
-        if fused:
+        if fused := _fused_within(error, shadow, skip):
             check_fit({**reasons, **fused})
         # A forward that reads values (`.item()`), or mixes in plain CPU tensors, cannot run on meta. The real
         # pass gives the same answer more slowly, and a model that is truly broken raises its own error here.
+        shadow = copy_model(model)[0]
         try:
-            result, found = _watch(copy_model(model)[0], one, skip, quantizing)
-        except Exception:
-            check_fit(reasons)
+            result, found = _watch(shadow, one, skip, quantizing)
+        except Exception as error:
+            check_fit({**reasons, **_fused_within(error, shadow, skip)})
             raise
     check_fit({**found, **reasons})
     skip.check(layer.name for layer in result.layers)
@@ -55,6 +55,10 @@ def trace(model: nn.Module, inputs: Inputs, skip: Skip | None = None, unfit: Rea
             + ", so there is nothing to quantize"
         )
     return result
+
+
+def _fused_within(error: Exception, model: nn.Module, skip: Skip) -> Reasons:
+    return {name: why for name, why in fused_within(error, model).items() if not skip.covers(name)}
 
 
 def _watch(model: nn.Module, inputs: Inputs, skip: Skip, quantizing: bool) -> tuple[Trace, Reasons]:

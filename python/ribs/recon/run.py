@@ -24,7 +24,7 @@ from ribs.quant.trace import Layer
 from ribs.recon.methods import Method, Phase
 from ribs.recon.optimise import Optimisation
 from ribs.recon.pieces import Piece, find_pieces
-from ribs.recon.soft import SoftRounding, SoftStep, learnable
+from ribs.recon.soft import Begun, SoftRounding, SoftStep, learnable
 from ribs.recon.store import ShapeError, Stored, joined, rows_of, run_to, samples_of, size_of
 
 Loss = Callable[[Any, Any, Inputs], Tensor]  # (float output, quantized output, inputs) -> [samples]
@@ -81,30 +81,46 @@ class Reconstruction:
             for piece in pieces:
                 self.rebuild(piece, bar)
 
-    def rebuild(self, piece: Piece, bar: tqdm[None] | None = None) -> None:
+    def rebuild(
+        self, piece: Piece, bar: tqdm[None] | None = None, *, share: float = 0.0, begun: Sequence[Begun] = ()
+    ) -> list[Begun]:
         """Reconstruct a piece, which is as calibrated, for the inputs that those before it give now.
 
         Its random numbers are its own: what is found depends on the bits up to here, and not on what ran before.
+
+        share: of the iterations of each phase, its last ones.
+        begun: for each phase, variables from which only these are done.
+
+        Returns: for each phase, the variables with which they begin; of none where `share` is 0.
         """
+        found = []
         for number, phase in enumerate(self.method.phases):
             mixed = hashlib.blake2b(f"{self.seed} {number} {piece.name}".encode(), digest_size=8).digest()
             self.generator.manual_seed(int.from_bytes(mixed, "little") >> 1)
+            last = round(share * phase.iterations)
             with self._activations(phase):
-                self._reconstruct(piece, phase, bar)
+                found.append(self._reconstruct(piece, phase, last, begun[number] if begun else None, bar))
+        return found
 
-    def _reconstruct(self, piece: Piece, phase: Phase, bar: tqdm[None] | None) -> None:
+    def _reconstruct(self, piece: Piece, phase: Phase, last: int, begun: Begun | None, bar: tqdm[None] | None) -> Begun:
         roundings, steps = self._softs(piece, phase)
+        found = Begun()
         if not roundings and not steps:
             _advance(bar, phase.iterations, f"{piece.name} has nothing to learn")
-            return
+            return found
+        if begun is not None:
+            begun.put(roundings, steps)
         module = self.model.get_submodule(piece.name)
         try:
             store = self._stored(piece, phase)
         except ShapeError as problem:
             raise ValueError(f"[reconstruct] {piece.name!r}: {problem}") from None
         call = functools.partial(call_alone, self.model, module)
-        optimisation = Optimisation(self.method, phase, call, roundings, steps)
-        for iteration in range(phase.iterations):
+        first = phase.iterations - last if begun is not None else 0
+        optimisation = Optimisation(self.method, phase, call, roundings, steps, first)
+        for iteration in range(first, phase.iterations):
+            if last and iteration == phase.iterations - last:
+                found = Begun.of(roundings, steps)
             inputs, target, weights = self._draw(store, phase)
             try:
                 error = optimisation.step(iteration, inputs, target, weights)
@@ -122,6 +138,7 @@ class Reconstruction:
                 optimisation.remember()
                 _advance(bar, iteration % CHECK_EVERY + 1, f"{piece.name} error {float(error):.4g}")
         optimisation.finish()
+        return found
 
     def _softs(self, piece: Piece, phase: Phase) -> tuple[list[SoftRounding], list[SoftStep]]:
         """What stands in for the quantizers of a piece; layers in float have none."""
@@ -131,7 +148,7 @@ class Reconstruction:
             assert isinstance(layer, (QuantizedLayer, QuantizedMatmul))
             if phase.rounding and isinstance(layer, QuantizedLayer) and layer.weight_quantizer.bits != FLOAT_BITS:
                 if learnable(self.model, layer):
-                    roundings.append(SoftRounding(layer))
+                    roundings.append(SoftRounding(layer, name))
                 else:
                     warnings.warn(
                         f"[reconstruct] the weights of {name!r} are rounded to nearest: they are computed, or shared",
@@ -139,9 +156,9 @@ class Reconstruction:
                     )
             if phase.steps:
                 # Levels of softmax outputs stay as they were fitted.
-                uniform = [each for each in layer.activation_quantizers if isinstance(each, FakeQuantizer)]
-                quantizers = [each for each in uniform if each.bits != FLOAT_BITS]
-                steps += [SoftStep(each, phase.keep, self.generator) for each in quantizers]
+                for call, quantizer in enumerate(layer.activation_quantizers):
+                    if isinstance(quantizer, FakeQuantizer) and quantizer.bits != FLOAT_BITS:
+                        steps.append(SoftStep(quantizer, phase.keep, self.generator, f"{name} {call}"))
         return roundings, steps
 
     def _stored(self, piece: Piece, phase: Phase) -> Stored:

@@ -14,10 +14,10 @@ from torch import nn
 from ribs import ops
 from ribs.quant.copies import unwrap
 from ribs.quant.inputs import as_inputs
-from ribs.quant.network import Bits, check_training
+from ribs.quant.network import Bits
 from ribs.quant.quantizer import FLOAT_BITS
 from ribs.quant.recipe import RECIPES, RecipeName, find_recipe
-from ribs.quant.skip import Skip
+from ribs.quant.skip import Skip, check_training
 from ribs.quant.trace import Layer, Trace
 from ribs.quant.tracing import trace
 from ribs.quant.units import Unit, UnitScheme, find_units

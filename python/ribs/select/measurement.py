@@ -34,12 +34,13 @@ class Measurement(ABC):
     known: losses that need not be measured again, by configuration and shard; all that are measured come here too.
     forward_equivalents: work asked for so far, in passes of the network over the calibration set; what was known
         when asked for the first time counts as well, so that an interrupted search ends with the same number.
-    passes_of_a_loss: the work of one configuration alone, in forward equivalents.
+    passes_of_a_loss: the work of one configuration alone, in forward equivalents.  passes_before: of what is done once.
     seconds_of_a_pass: how long the float network took.
     record: told of every loss that this process measured.  progress: told of work, in forward equivalents.
     """
 
     passes_of_a_loss = 1.0
+    passes_before = 0.0
 
     def __init__(
         self,

@@ -13,12 +13,13 @@ from ribs.quant.network import Bits, QuantizedNetwork
 from ribs.recon.methods import Method
 from ribs.recon.run import Reconstruction
 from ribs.recon.store import joined
-from ribs.select.configurations import Configurations
+from ribs.select.configurations import Configurations, beginnings
 from ribs.select.loss import TaskLoss, measure
 from ribs.select.measurement import Key, Losses, Measurement
 from ribs.select.ranks import Ranks
 from ribs.select.samples import Choice
 
+SHARE = 0.25  # of the iterations that "race" does for each configuration
 PASSES_OF_A_STEP = 3  # forward, and backward about twice as much
 FULL_ITERATIONS = 20_000  # of the configuration found, as in the papers
 
@@ -30,6 +31,8 @@ class Reconstructed(Measurement):
     before. docs/reconstruction.md says what is restored in between.
 
     method: of the reconstruction.  seed: of its random numbers.
+    share: of the iterations, those that each configuration does by itself, the first of them being done once for each
+        bit-width; 0 for all. The losses are then others, but still those of the configuration alone.
     cache_mib: limit for all that is stored to be used again.  store_mib: as for `Reconstruction`.
     The other arguments are those of `Measurement`.
     """
@@ -42,6 +45,7 @@ class Reconstructed(Measurement):
         loss: TaskLoss,
         method: Method,
         *,
+        share: float = 0.0,
         seed: int = 0,
         cache_mib: float = 1024,
         store_mib: float = 1024,
@@ -53,13 +57,17 @@ class Reconstructed(Measurement):
         batches = joined(batches)
         super().__init__(network, batches, candidates, loss, ranks=ranks, known=known, record=record, progress=progress)
         self.samples = (sum(self.samples),)
-        self.method, self._seed = method, seed
+        self.method, self._own_share, self._seed = method, share, seed
         self._cache_mib, self._store_mib = cache_mib, store_mib
         self._configurations: Configurations | None = None
         self._last: Choice | None = None  # the reference before
         steps = sum(phase.iterations for phase in method.phases)
         batch = min(method.batch_size, self.samples[0])
-        self.passes_of_a_loss = 1 + PASSES_OF_A_STEP * steps * batch / self.samples[0]
+        passes = PASSES_OF_A_STEP * steps * batch / self.samples[0]
+        self.passes_of_a_loss = 1 + (share or 1) * passes
+        self._pairs = {pair for options in candidates for pair in options}
+        self.passes_before = len(set(beginnings(self._pairs).values())) * (1 + passes) if share else 0.0
+        self.forward_equivalents += self.passes_before
 
     @property
     def _made(self) -> Configurations:
@@ -73,7 +81,9 @@ class Reconstructed(Measurement):
                 self._network,
                 [self._inputs(batch) for batch in range(len(self._shards))],
                 self.method,
+                self._pairs,
                 loss=functools.partial(measure, self._loss),
+                share=self._own_share,
                 cache_mib=self._cache_mib / 3,
                 store_mib=self._store_mib,
                 seed=self._seed,
@@ -129,17 +139,15 @@ class Reconstructed(Measurement):
     def _count(self, choices: Sequence[Choice], shard: int) -> float:
         new = [choice for choice in dict.fromkeys(choices) if (choice, shard) not in self._asked]
         self._asked.update((choice, shard) for choice in new)
-        work = sum(
-            self._share(self._last or choice, choice) if choice == choices[0] else self._share(choices[0], choice)
-            for choice in new
-        )
-        self._last = choices[0]
+        reference, before = choices[0], self._last or choices[0]
+        work = sum(self._share(before if choice == reference else reference, choice) for choice in new)
+        self._last = reference
         self.forward_equivalents += work
         return work
 
 
 def check_reconstruction(
-    reconstruct: Method | None, finish: Method | None, *, profile: str, execution: str
+    reconstruct: Method | None, finish: Method | None, *, execution: str
 ) -> tuple[Method | None, Method | None]:
     """The two methods, the second by default the first with as many iterations as in the papers.
 
@@ -155,9 +163,8 @@ def check_reconstruction(
         if finish is not None:
             raise ValueError("[search] finish is for a search with reconstruct; use ribs.reconstruct on the result")
         return None, None
-    for argument, value, needed in (("profile", profile, "full"), ("execution", execution, "float32")):
-        if value != needed:
-            raise ValueError(f"[search] {argument}={value!r} is not supported with reconstruct; give {needed!r}")
+    if execution != "float32":
+        raise ValueError(f"[search] execution={execution!r} is not supported with reconstruct; give 'float32'")
     if any(phase.fisher for phase in reconstruct.phases):
         raise ValueError(
             "[search] reconstruct with fisher=True is not supported: the weights of a piece's errors depend on the "

@@ -31,7 +31,7 @@ from ribs.select.measurement import MIB, Losses, Measurement
 from ribs.select.plan import Plan, bit_widths
 from ribs.select.race import Race
 from ribs.select.ranks import Ranks
-from ribs.select.reconstructed import Reconstructed, check_recipe_of, check_reconstruction
+from ribs.select.reconstructed import SHARE, Reconstructed, check_recipe_of, check_reconstruction
 from ribs.select.result import Result, SearchCost
 from ribs.select.samples import standard_error
 from ribs.select.search import Trace
@@ -71,6 +71,7 @@ def search(
     execution: Execution = "float32",
     max_seconds: float | None = None,
     cache_mib: float = 1024,
+    store_mib: float = 1024,
     journal: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -117,7 +118,8 @@ def search(
     profile: "full" measures on all samples. "race" needs several times less work: Algorithm 1 then stops measuring
         candidates that, by their errors so far, will hardly be in a solution, at the risk that `ribs.select.race.Race`
         states; the adaptive search measures on few samples first, and only the best on more. The configuration returned
-        is measured on all samples either way.
+        is measured on all samples either way. With `reconstruct`, "full" does all of its iterations for every
+        configuration, and "race" most of them only once for each bit-width (docs/reconstruction.md).
     execution: "int8" runs the candidates as products of 8-bit integers where there is an operator for it, several times
         faster on CPUs that can. Its losses differ from those in float32 by rounding; the difference at the
         configuration found is measured and reported, and the loss of the result is that in float32.
@@ -125,6 +127,7 @@ def search(
         configurations are measured until one within the budget is the reference, and `finish` comes on top.
     cache_mib: MiB for outputs of the network and quantized weights that are kept to be used again. With less, more is
         computed again; the result is the same.
+    store_mib: with `reconstruct`, MiB for the inputs and targets of one piece, as for `ribs.reconstruct`.
     journal: a folder in which every measured loss is kept as it comes. Killed at any moment, the same call goes on
         from there and ends with the same result; a call with another budget uses its losses too.
     seed: of the random choices. The same call on the same device gives the same result.
@@ -143,10 +146,10 @@ def search(
     started = time.perf_counter()
     model = unwrap(model)
     way = Algorithm(algorithm, iterations, update_size)
-    _check(max_seconds=max_seconds, cache_mib=cache_mib)
+    _check(max_seconds=max_seconds, cache_mib=cache_mib, store_mib=store_mib)
     _check_name("profile", profile, get_args(Profile))
     _check_name("execution", execution, get_args(Execution))
-    reconstruct, finish = check_reconstruction(reconstruct, finish, profile=profile, execution=execution)
+    reconstruct, finish = check_reconstruction(reconstruct, finish, execution=execution)
     setup = set_up(
         model,
         loader,
@@ -166,7 +169,8 @@ def search(
     check_pooled(pool_batches, network.recipe)
     if reconstruct is not None:
         check_recipe_of(network)
-    shards = batches if profile == "full" else [shard for batch in batches for shard in batch.split(RACE_SHARD)]
+    racing = profile == "race" and reconstruct is None  # a reconstruction needs all samples
+    shards = [shard for batch in batches for shard in batch.split(RACE_SHARD)] if racing else batches
     if execution == "int8":
         _check_int8(network)
     with ExitStack() as stack:
@@ -177,7 +181,7 @@ def search(
             steps = f"{network.recipe.name}, {'of all batches together' if pool_batches else 'of each batch, averaged'}"
             fields = identity(model, shards, plan, loss, recipe=f"{steps}; {execution}", seed=seed)
             if reconstruct is not None:
-                fields["reconstruction"] = f"{reconstruct}; pieces of at most {cache_mib:g} MiB"
+                fields["reconstruction"] = f"{reconstruct}, {profile}; pieces of at most {store_mib:g} MiB"
             callbacks = str([on_iteration is not None, on_probe is not None])
             same = {"budget": str(plan.limits), "algorithm": str(way), "profile": profile, "callbacks": callbacks}
             ranks.check_same({**fields, **same})
@@ -193,10 +197,10 @@ def search(
         if reconstruct is None:
             sensitivity = Sensitivity(network, shards, plan.candidates, loss, **options)
         else:
-            options |= {"seed": seed, "store_mib": cache_mib}
+            options |= {"share": SHARE if profile == "race" else 0.0, "seed": seed, "store_mib": store_mib}
             sensitivity = Reconstructed(network, shards, plan.candidates, loss, reconstruct, **options)
         losses_ahead, work = way.work(plan)
-        work *= sensitivity.passes_of_a_loss
+        work = sensitivity.passes_before + work * sensitivity.passes_of_a_loss
         at_most = way.iterations_for(len(network.units))
         events = Events(plan, ranks, bars, at_most, on_iteration=on_iteration, on_probe=on_probe)
         about = "about" if profile == "full" and algorithm == "paper" else "at most"
@@ -225,7 +229,7 @@ def search(
                 plan,
                 events.telling(sensitivity),
                 sensitivity.samples,
-                race=Race() if profile == "race" else None,
+                race=Race() if racing else None,
                 seed=seed,
                 stop=out_of_time,
                 at_a_time=None if reconstruct is None else ranks.count,

@@ -39,23 +39,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         ("--label-smoothing", 0.0, "of labels"),
         ("--ema", None, "decay of an average of weights, which is kept in their place"),
         ("--clip", None, "largest norm of the gradients"),
+        ("--dampening", 0.0, "of weights that oscillate"),
+        ("--freezing", None, "frequency of oscillations from which on a weight stays"),
         ("--least-crop", 0.35, "least share of an image that a random crop shows"),
     )
     for name, value, text in numbers:
         shown = "" if value is None else " (default: %(default)s)"
         parser.add_argument(name, type=float, default=value, help=text + shown)
     parser.add_argument("--epochs", type=int, default=90, help="default: %(default)s")
+    parser.add_argument("--progressive", metavar="BITS,...", help="8,5: stages with no fewer bits than these, first")
     parser.add_argument("--optimizer", default="momentum", help="by timm's name (default: %(default)s)")
     parser.add_argument("--augment", metavar="POLICY", help="timm's auto-augment policy, such as rand-m9-mstd0.5")
     parser.add_argument("--precision", choices=("no", "fp16", "bf16"), default="no", help="half (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="of a process (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
     add_device(parser)
-    parser.add_argument(
-        "--run",
-        dest="run_folder",
-        metavar="FOLDER",
-        help="keep the state of each epoch, to go on after an interruption",
-    )
+    parser.add_argument("--checkpoints", metavar="FOLDER", help="keep each epoch, to go on if interrupted")
     parser.add_argument("--out", metavar="FOLDER", help="save the result: bits, packed weights, history")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")

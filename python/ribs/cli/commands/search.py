@@ -61,6 +61,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-seconds", type=float, metavar="S", help="return the best found in about this time")
     add_cache(parser)
+    parser.add_argument(
+        "--store-mib", type=float, default=1024, metavar="MIB", help="for the samples of one block under reconstruction"
+    )
     add_journal(parser)
     parser.add_argument("--out", metavar="FOLDER", help="save the result: bits, packed weights, history")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
