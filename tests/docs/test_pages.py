@@ -1,7 +1,7 @@
 """Every block of Python in the pages and notebooks runs, in the order of its page, on networks that take no time.
 
-A page has one namespace and an empty folder. It starts with what it may take as given (`given`). A block whose imports
-are in OPTIONAL and not installed is only compiled, as is all of a page in NEEDS that lacks what it is about.
+A page has one namespace and an empty folder. It starts with what it may take as given (`given`). A block that imports
+what is in OPTIONAL and not installed is only compiled.
 """
 
 import ast
@@ -24,22 +24,22 @@ timm = pytest.importorskip("timm")
 pytest.importorskip("sklearn")
 transformers = pytest.importorskip("transformers")
 matplotlib = pytest.importorskip("matplotlib")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("accelerate")
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/**/*.ipynb")])
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(((?!https?:)[^)\s]+)\)")
-# What a block imports, and the package that it needs. Nothing that ribs itself needs belongs here.
+# What a block imports, and the package that it needs. Nothing that the extra `test` has belongs here.
 OPTIONAL = {
     "executorch": "executorch",
-    "onnx": "onnx",
-    "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "torch.utils.tensorboard": "tensorboard",
     "torchao": "torchao",
     "wandb": "wandb",
 }
-NEEDS = {"export.md": ("onnx", "onnxruntime")}
 ITERATIONS = 1  # of a search
 STEPS = 10  # of a reconstruction, at most
 
@@ -83,6 +83,7 @@ def given() -> dict:
         **{"F": F, "nn": nn, "ribs": ribs, "timm": timm, "torch": torch, "transformers": transformers},
         **{"model": model, "teacher": model, "resnet101": model, "images": images, "labels": labels},
         **{"loader": loader, "train_loader": loader, "val_loader": loader},
+        "batch": loader[0],
         "budget": ribs.Budget(bops="4/4"),
         "result": ribs.quantize(model, loader, 4, progress=False),
         "top1": lambda network: digits.accuracy(network, images, labels),
@@ -141,8 +142,7 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_blocks_run(page, small):
     namespace = given()
-    compiled_only = any(find_spec(package) is None for package in NEEDS.get(page.name, ()))
     for source in blocks(page):
         code = compile(source, str(page), "exec")
-        if not compiled_only and not missing(source):
+        if not missing(source):
             exec(code, namespace)
