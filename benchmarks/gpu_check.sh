@@ -62,7 +62,7 @@ build() {
 # The tests must have run on CUDA, not have left it out.
 tests() {
     "$PYTHON" -c 'import torch; assert torch.cuda.is_available()' || return
-    OMP_NUM_THREADS=1 "$PYTHON" -m pytest tests/ops tests/select/test_on_cuda.py -q -n 8 -p no:cacheprovider -p no:benchmark
+    OMP_NUM_THREADS=1 "$PYTHON" -m pytest tests/ops tests/select/test_on_cuda.py tests/qat/test_qat_on_cuda.py -q -n 8 -p no:cacheprovider -p no:benchmark
 }
 
 # planted TOOL KERNEL: a tool must report the fault in this kernel, or its silence means nothing.

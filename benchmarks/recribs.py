@@ -1,6 +1,6 @@
 """Searches that see through reconstruction: what their levers save, what they find, and the paper's Figure 3.
 
-Run: python benchmarks/recribs.py [levers] [rivals] [figure3] [--network demo] [--budget 3/3] [--device cuda]
+Run: python benchmarks/recribs.py [levers] [rivals] [settling] [figure3] [--network demo] [--budget 3/3] [--device cuda]
 Needs the extra `demo`; the network is trained once. Learning rates are those of 20,000 iterations times so many as the
 iterations are fewer, up to --fastest.
 """
@@ -8,6 +8,7 @@ iterations are fewer, up to --fastest.
 import argparse
 import math
 import time
+from typing import Any
 
 import torch
 from run import machine
@@ -17,6 +18,7 @@ import ribs
 from ribs.cli import digits
 from ribs.quant.inputs import collect
 from ribs.quant.network import calibrate, prepare
+from ribs.recon.optimise import Optimisation
 from ribs.select.loss import kl_divergence
 from ribs.select.reconstructed import Reconstructed
 from ribs.select.samples import standard_error
@@ -128,6 +130,51 @@ def figure3(task: Task) -> list[list[str]]:
     return rows
 
 
+def settling(task: Task) -> list[list[str]]:
+    """The error of each block in the first, the fourth and the last tenth of its steps, and what still changes then.
+
+    Would a search lose nothing by stopping where the error has settled? Only if roundings had settled as well.
+    """
+    seen: list[Settling] = []
+    step = Optimisation.step
+
+    def watched(self: Optimisation, iteration: int, *batch: Any) -> Tensor:
+        error = step(self, iteration, *batch)
+        if iteration == 0:
+            seen.append(Settling())
+        seen[-1].add(float(error), torch.cat([each.alpha.detach().flatten() for each in self.roundings]))
+        return error
+
+    method, bits = task.method(task.options.iterations), tuple(map(int, task.options.budget.split("/")))
+    quantized = ribs.quantize(task.model, task.loader, bits, units="block", progress=False)
+    Optimisation.step = watched
+    try:
+        ribs.reconstruct(quantized, task.loader, method=method, progress=False)
+    finally:
+        Optimisation.step = step
+    return [[str(number), *each.row()] for number, each in enumerate(seen, 1)]
+
+
+class Settling:
+    """What a block's steps did to its error and to which way its weights go."""
+
+    def __init__(self) -> None:
+        self.errors: list[float] = []
+        self.up: list[Tensor] = []
+        self.undecided = 0.0
+
+    def add(self, error: float, alphas: Tensor) -> None:
+        self.errors.append(error)
+        self.up.append(alphas >= 0)
+        self.undecided = float((alphas.abs() < math.log(11)).double().mean())  # between 0 and 1, not clipped
+
+    def row(self) -> list[str]:
+        tenth = len(self.errors) // 10
+        means = [sum(self.errors[first : first + tenth]) / tenth for first in (0, 3 * tenth, 9 * tenth)]
+        changed = float((self.up[-1] != self.up[-1 - tenth]).double().mean())
+        return [*(f"{mean:.4f}" for mean in means), f"{100 * changed:.2f}", f"{100 * self.undecided:.1f}"]
+
+
 def shown(losses: Tensor, top1: float) -> list[str]:
     return [f"{float(losses.mean()):.4f}", f"{float(losses.std()) / len(losses) ** 0.5:.4f}", f"{top1:.2f}"]
 
@@ -135,6 +182,7 @@ def shown(losses: Tensor, top1: float) -> list[str]:
 PARTS = {
     "levers": (levers, ["form", "CPU seconds", "ratio", "task loss", "standard error", "top-1 %"]),
     "rivals": (rivals, ["bits by", "seed", "task loss", "standard error", "top-1 %"]),
+    "settling": (settling, ["block", "first tenth", "fourth", "last", "% that changed sides", "% undecided"]),
     "figure3": (figure3, ["unit", "bits", "alone", "+-", "and all that follows", "+-"]),
 }
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from ribs.select.result import Result as Result
     from ribs.select.run import quantize as quantize
     from ribs.select.run import search as search
+    from ribs.select.sweep import Sweep as Sweep
+    from ribs.select.sweep import sweep as sweep
 
 _HOME = {
     "AdaRound": "ribs.recon.methods",
@@ -45,6 +47,7 @@ _HOME = {
     "InfeasibleBudgetError": "ribs.select.errors",
     "QDrop": "ribs.recon.methods",
     "Result": "ribs.select.result",
+    "Sweep": "ribs.select.sweep",
     "build_info": "ribs.ops",
     "compare": "ribs.select.compare",
     "count": "ribs.select.cost",
@@ -52,6 +55,7 @@ _HOME = {
     "quantize": "ribs.select.run",
     "reconstruct": "ribs.select.reconstruct",
     "search": "ribs.select.run",
+    "sweep": "ribs.select.sweep",
 }
 _MODULES = {"losses": "ribs.select.loss", "ops": "ribs.ops", "qat": "ribs.qat"}
 __all__ = ["__version__", *_MODULES, *_HOME]

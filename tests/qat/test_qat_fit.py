@@ -1,6 +1,5 @@
 """`ribs.qat.fit`: what it trains, how it goes on, and what it refuses."""
 
-import copy
 import json
 import os
 import socket
@@ -25,7 +24,7 @@ def fresh_accelerator():
     accelerate.state.AcceleratorState._reset_state(True)
 
 
-def normed():
+def with_norm():
     torch.manual_seed(0)
     convs = [nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.1)]
     return nn.Sequential(*convs, nn.Conv2d(6, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4)).eval()
@@ -50,9 +49,8 @@ SHORT = Training(epochs=3, **FAST)
 
 
 def trained(model=None, loader=None, bits=3, training=SHORT, **options):
-    return fit(
-        model or normed(), batches() if loader is None else loader, bits, training=training, progress=False, **options
-    )
+    loader = batches() if loader is None else loader
+    return fit(model or with_norm(), loader, bits, training=training, progress=False, **options)
 
 
 def state(model):
@@ -69,7 +67,7 @@ def accuracy(model, data):
 
 
 def test_it_learns_what_the_labels_say():
-    model = normed()
+    model = with_norm()
     before = state(model)
     found = trained(model, training=Training(epochs=8, **FAST), validation=batches(seed=1, shuffle=False))
     accuracies = [each.accuracy for each in found.history]
@@ -78,6 +76,19 @@ def test_it_learns_what_the_labels_say():
     assert found.history[-1].loss < 0.5 * found.history[0].loss
     assert same(state(model), before) and not model.training
     assert found.result.bits == dict.fromkeys(found.result.bits, (3, 3))
+
+
+def test_a_trained_network_gives_the_same_classes_in_onnxruntime(tmp_path):
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    result, x = trained(bits=4, training=Training(epochs=8, **FAST)).result, samples(seed=1)[0]
+    result.export_onnx(tmp_path / "trained.onnx", x)
+    session = onnxruntime.InferenceSession(tmp_path / "trained.onnx", providers=["CPUExecutionProvider"])
+    [found] = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        want = result.model(x).argmax(1)
+    assert torch.equal(torch.from_numpy(found).argmax(1), want) and len(want.unique()) == 4
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
@@ -187,7 +198,7 @@ def test_steps_of_gradients_that_are_not_finite_are_skipped_and_leave_no_trace()
     bad = x[:16].clone()
     bad[3, 0, 0, 0] = torch.nan
     facts, few = Training(epochs=1, **FAST), {"calibration_samples": 32}
-    model = normed()
+    model = with_norm()
     model[3] = nn.Identity().eval()  # random numbers would be others
     want = trained(model, clean[:2], training=facts, **few)
     dirty = [*clean[:2], (bad, labels[:16])]
@@ -199,7 +210,7 @@ def test_steps_of_gradients_that_are_not_finite_are_skipped_and_leave_no_trace()
 
 
 def test_steps_have_a_learning_rate_of_their_own():
-    model = normed()
+    model = with_norm()
     start = ribs.qat.prepare(model, batches(shuffle=False), 3)
     found = trained(model, batches(shuffle=False), training=Training(epochs=1, lr=0.05, step_lr=0.0))
     for name in ("4", "7"):  # no norm is folded into their steps
@@ -239,14 +250,16 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
         places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         os.environ |= {name: str(value) for name, value in places.items()}
         found = run(8)
-        torch.save((found.history[-1].accuracy, state(found.result.model)), tmp_path / f"{rank}.pt")
+        normed = trained(training=Training(epochs=1, ema=0.5, **FAST))  # whose processes see other statistics
+        states = [state(each.result.model) for each in (found, normed)]
+        torch.save((found.history[-1].accuracy, states), tmp_path / f"{rank}.pt")
 
     for child in in_children(lambda: process(0), lambda: process(1)):
         os.waitpid(child, 0)
-    for rank in range(2):
-        reached, weights = torch.load(tmp_path / f"{rank}.pt")
-        assert reached == want.history[-1].accuracy
-        torch.testing.assert_close(weights, state(want.result.model), rtol=1e-3, atol=1e-5)
+    (reached, [weights, normed]), other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert reached == want.history[-1].accuracy == other[0]
+    torch.testing.assert_close(weights, state(want.result.model), rtol=1e-3, atol=1e-5)
+    assert same(weights, other[1][0]) and same(normed, other[1][1])
 
 
 def test_what_fit_refuses():
@@ -272,6 +285,6 @@ def test_what_fit_refuses():
         Training(progressive=(4, 8))
     with pytest.raises(ValueError, match=r"distillation=2 is not supported; give a share in 0..1"):
         Training(distillation=2)
-    model = copy.deepcopy(normed())
+    model = with_norm()
     with pytest.raises(ValueError, match="is in training mode"):
         trained(model.train())

@@ -1,6 +1,7 @@
 """The pictures' numbers, and the page about a result."""
 
 import json
+import math
 import re
 import sys
 from dataclasses import replace
@@ -14,9 +15,10 @@ pytest.importorskip("matplotlib")
 
 import ribs
 from ribs.cli.main import main
-from ribs.report.data import iteration_table, sensitivity_table, unit_table
+from ribs.quant.quantizer import FakeQuantizer, code_range
+from ribs.report.data import iteration_table, sensitivity_table, step_table, unit_table
 from ribs.report.page import page
-from ribs.report.plot import plot_bits, plot_losses, plot_sensitivity
+from ribs.report.plot import plot_bits, plot_losses, plot_sensitivity, plot_steps
 from small import loader, network, search
 
 HOSTILE = '<script>&"'
@@ -163,6 +165,34 @@ def test_losses_are_drawn_with_their_errors(found):
     assert list(line.get_ydata()) == [record.loss for record in found.history]
     for record, (low, high) in zip(found.history, bars.get_segments(), strict=True):
         assert (high[1] - low[1]) / 2 == pytest.approx(record.standard_error)
+
+
+@pytest.mark.parametrize(
+    ("symmetric", "axis", "bits"), [(True, 0, 2), (True, None, 4), (False, None, 3), (False, None, 8), (True, 1, 8)]
+)
+def test_values_lie_where_they_are_rounded_to(symmetric, axis, bits):
+    x = torch.randn(4, 6, 50, generator=torch.Generator().manual_seed(0)).exp() - 1
+    x[0, 0, 0] = 1e20
+    quantizer = FakeQuantizer(symmetric=symmetric, axis=axis)
+    found = ribs.ops.search_steps(x.clamp(max=4), [2, bits], symmetric=symmetric, axis=axis)
+    quantizer.set_steps([2, bits], found.step, found.zero_point)
+    quantizer.set_bits(bits)
+    table = step_table(x, quantizer)
+    codes = quantizer.codes(x).int()
+    least, most = code_range(bits, symmetric)
+    assert sum(table["count"]) == x.numel()
+    assert table["low"][1:] == table["high"][:-1] and table["low"][0] == -table["high"][-1] == -math.inf
+    for code in range(least, most + 1):
+        bounds = (-math.inf if code == least else code - 0.5), (math.inf if code == most else code + 0.5)
+        rows = zip(table["low"], table["high"], table["count"], strict=True)
+        assert sum(n for low, high, n in rows if bounds[0] <= low and high <= bounds[1]) == (codes == code).sum()
+    axes = plot_steps(x, quantizer).axes[0]
+    drawn = [[bar.get_height() for bar in bars] for bars in axes.containers]
+    assert [sum(pair) for pair in zip(*drawn, strict=True)] == table["count"]
+    assert sum(drawn[1]) == sum(n for n, beyond in zip(table["count"], table["clipped"], strict=True) if beyond) > 0
+    quantizer.set_bits(32)
+    with pytest.raises(ValueError, match="at 32 bits"):
+        step_table(x, quantizer)
 
 
 def test_page_holds_all_names_and_nothing_else_of_them(html):

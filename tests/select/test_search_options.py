@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import ribs
-from ribs.select import run
+from ribs.select import measuring
 from ribs.select.loss import kl_divergence
 from small import content, counting, loader, network, search
 
@@ -90,7 +90,7 @@ def test_the_cache_does_not_change_the_result(cache_mib, profile):
 def test_a_search_out_of_time_gives_the_best_so_far(monkeypatch):
     """By a clock that goes on by a second whenever it is read: at the start, and then between two batches."""
     data, seconds = loader(batches=6), itertools.count()
-    monkeypatch.setattr(run, "time", SimpleNamespace(perf_counter=lambda: float(next(seconds))))
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: float(next(seconds))))
     result = search(data=data, bits=range(2, 9), iterations=50, max_seconds=8.5, algorithm="paper")
     assert result.stopped
     assert "out of time" in result.summary()

@@ -71,14 +71,6 @@ class Learned(FakeQuantizer):
         """The scale of the step's gradient for so many values (LSQ, section 2.2)."""
         return 1 / math.sqrt(max(features, 1) * max(self.range[1], 1))
 
-    def fixed(self) -> FakeQuantizer:
-        """The same quantizer, with what was learned."""
-        made = FakeQuantizer(symmetric=self.symmetric, axis=self.axis)
-        step, zero_point = self.present
-        made.set_steps((self.bits,), step.clone()[None], zero_point.clone()[None])
-        made.set_bits(self.bits)
-        return made
-
 
 class LearnedWeights(Learned):
     """Of the weights of a layer, rounded before the batch norm that follows scales them.
@@ -170,6 +162,7 @@ class LearnedActivations(Learned):
 
     @property
     def present(self) -> tuple[Tensor, Tensor]:
+        # Not by super(), where torch.compile does not find properties.
         step = torch.maximum(self.step.detach(), self.floor)[0]
         if self.offset is None:
             return step, self.zero_point[0]
@@ -186,6 +179,14 @@ class LearnedActivations(Learned):
         # a number of steps in fake_quantize, adds to the code.
         moved = (self.offset - self.offset.detach())[0] * scale + (step - step.detach()) * zero_point
         return ops.fake_quantize(x - moved, step, zero_point, *self.range) + moved
+
+    def fixed(self) -> FakeQuantizer:
+        """The same quantizer, with what was learned."""
+        made = FakeQuantizer(symmetric=False)
+        step, zero_point = self.present
+        made.set_steps((self.bits,), step.clone()[None], zero_point.clone()[None])
+        made.set_bits(self.bits)
+        return made
 
 
 class LearnedShares(ShareQuantizer):

@@ -119,6 +119,7 @@ class Run:
                 self._begin_stage(number)
             seed_all(self.loader, self.training.seed, number)
             loss, skipped = self._epoch(number, progress)
+            self._agree_on_statistics()
             accuracy = None if validation is None else self._accuracy(validation)
             reached = max(self._ranked(), default=-1.0)
             self.history.append(Epoch(number, loss, skipped, accuracy))
@@ -178,8 +179,8 @@ class Run:
                 skipped, in_a_row = skipped + 1, in_a_row + 1
                 if in_a_row > self.training.most_skipped:
                     raise ValueError(
-                        f"[fit] the gradients of {in_a_row} steps in a row are NaN or infinite, in epoch {number}; the "
-                        "folder has the state before it; give a lower learning rate, or clip=1.0"
+                        f"[fit] the gradients of {in_a_row} steps in a row are NaN or infinite, in epoch {number}; "
+                        "give a lower learning rate, or clip=1.0 (a folder keeps the state before the epoch)"
                     )
         return total / max(made, 1), skipped
 
@@ -208,6 +209,16 @@ class Run:
         if self.average is not None:
             self.average.update_parameters(self.network)
         return loss.item(), True
+
+    def _agree_on_statistics(self) -> None:
+        """Have all processes take the statistics of batch norms that the first has seen."""
+        if self.accelerator.num_processes == 1:
+            return
+        for each in self._statistics:
+            torch.distributed.broadcast(each, 0)
+        if self.average is not None:
+            for mine, each in zip(self.average.module.buffers(), self.network.buffers(), strict=True):
+                mine.copy_(each)
 
     def _set_rates(self, done: float) -> None:
         """done: the share of the training that lies behind."""

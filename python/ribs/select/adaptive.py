@@ -73,11 +73,17 @@ def adaptive_search(
         estimates of the change from the best configuration so far, and `choice` is the best of those measured.
     Raises: as `repeated_ilp`.
     """
-    search = _Adaptive(bits, Problem(costs, limits, allowed), Samples(measure, shards, at_a_time), race, stop, agree)
+    search = Adaptive(bits, Problem(costs, limits, allowed), Samples(measure, shards, at_a_time), race, stop, agree)
     return search.run(iterations, update_size, np.random.default_rng(seed), on_iteration)
 
 
-class _Adaptive:
+class Adaptive:
+    """The steps of the adaptive search within one set of budgets.
+
+    bits, race, stop, agree: as for `adaptive_search`.  problem: its allowed candidates become fewer.
+    samples: all that is known, of whatever was measured.
+    """
+
     def __init__(
         self,
         bits: Sequence[Sequence[Bits]],
@@ -103,7 +109,7 @@ class _Adaptive:
     ) -> Trace:
         samples, problem = self.samples, self.problem
         first = self.start()
-        self.measure(first, [_changed(first, unit, k) for unit, k in self.neighbours(first)])
+        self.measure(first, [changed(first, unit, k) for unit, k in self.neighbours(first)])
         done, size, waiting = list[Iteration](), update_size or problem.units, 0
         reference = self.best()
         while len(done) < iterations and not self.stopped:
@@ -121,7 +127,7 @@ class _Adaptive:
             found = min(measured, key=lambda choice: (self.loss(choice), choice))
             done.append(self.iteration(reference, found))
             on_iteration(done[-1])
-            size = min(problem.units, max(LEAST_STEP, 2 * _changes(reference, found)))
+            size = min(problem.units, max(LEAST_STEP, 2 * changes(reference, found)))
             new = self.best()
             waiting = 0 if new != reference else waiting + 1
             reference = new
@@ -139,7 +145,7 @@ class _Adaptive:
             # Some candidate of it may be impossible; it shows alone, among the most bits.
             options = [np.flatnonzero(row).tolist() for row in problem.allowed]
             most = tuple(max(row, key=pairs.__getitem__) for pairs, row in zip(self.bits, options, strict=True))
-            alone = {i: _changed(most, i, k) for i, k in enumerate(choice)}
+            alone = {i: changed(most, i, k) for i, k in enumerate(choice)}
             self.ask(most, list(alone.values()))
             problem.check_finite(most, samples)
             bad = [i for i, probe in alone.items() if not math.isfinite(samples.mean(probe))]
@@ -177,7 +183,7 @@ class _Adaptive:
         """Exclude the candidates that made the loss of some choices not finite, and do so alone."""
         broken = [choice for choice in choices if self.samples.shards_of(choice) and self.loss(choice) == math.inf]
         moves = {(i, k) for choice in broken for i, k in enumerate(choice) if k != reference[i]}
-        alone = {(i, k): _changed(reference, i, k) for i, k in sorted(moves)}
+        alone = {(i, k): changed(reference, i, k) for i, k in sorted(moves)}
         if alone:
             self.ask(reference, list(alone.values()))
         for move, choice in alone.items():
@@ -191,10 +197,15 @@ class _Adaptive:
         loss = self.samples.mean(choice)
         return loss if math.isfinite(loss) else math.inf
 
+    def known(self) -> list[Choice]:
+        """All measured configurations of usable candidates and finite loss within the budgets."""
+        units, problem = np.arange(self.problem.units), self.problem
+        usable = (choice for choice in self.samples.choices if problem.allowed[units, list(choice)].all())
+        return [choice for choice in usable if problem.usable(choice, self.samples)]
+
     def best(self) -> Choice:
-        """Of the configurations of usable candidates measured on the most samples, within the budgets, the best one."""
-        units = np.arange(self.problem.units)
-        known = [c for c in self.problem.known(self.samples) if self.problem.allowed[units, list(c)].all()]
+        """Of these, or else of those of any candidates, the best one on the most samples."""
+        known = self.known() or self.problem.known(self.samples)
         most = max(map(self.samples.shards_of, known))
         return self.problem.best({c: self.samples.mean(c) for c in known if self.samples.shards_of(c) == most})
 
@@ -218,7 +229,7 @@ class _Adaptive:
         First a solution for each of several effects: the expected ones, and draws. Where these are known already, what
         changes one or two units, or, of few configurations, any.
         """
-        new = self.candidates(reference, size, generator)
+        new = self.candidates(reference, (size, max(1, size // 2)), generator)
         seen = set(self.samples.choices)
         for _ in range(PROPOSALS):
             choice = next((choice for choice in new if choice not in seen), None)
@@ -227,8 +238,11 @@ class _Adaptive:
             seen.add(choice)
             yield choice
 
-    def candidates(self, reference: Choice, size: int, generator: np.random.Generator) -> Iterator[Choice]:
-        sizes = [size, max(1, size // 2)]
+    def candidates(self, reference: Choice, sizes: tuple[int, int], generator: np.random.Generator) -> Iterator[Choice]:
+        """Configurations within the budgets, measured or not, as `proposals` has them.
+
+        sizes: the most changes of the reference, which may be over the budgets where these are all units.
+        """
         # One more budget: a change costs 1 of it.
         costs = [
             [(*cost, int(k != own)) for k, cost in enumerate(row)]
@@ -310,11 +324,11 @@ class _Adaptive:
         )
 
 
-def _changes(a: Choice, b: Choice) -> int:
+def changes(a: Choice, b: Choice) -> int:
     return sum(map(operator.ne, a, b))
 
 
-def _changed(reference: Choice, unit: int, k: int) -> Choice:
+def changed(reference: Choice, unit: int, k: int) -> Choice:
     return (*reference[:unit], k, *reference[unit + 1 :])
 
 

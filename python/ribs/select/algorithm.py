@@ -58,9 +58,8 @@ class Algorithm:
             share = sum(self.update_sizes(units)) / units
             work = share * float(np.dot(others, from_unit_on)) + n
             return round(share * sum(others)) + n + 1, work + n + 2
-        # A unit has two neighbours, one on each side, and where weights and activations come apart four.
-        neighbours = [min(4 if _apart(options) else 2, len(options) - 1) for options in plan.candidates]
-        return sum(neighbours) + PROPOSALS * n + 1, float(np.dot(neighbours, from_unit_on)) + PROPOSALS * n + 2
+        neighbours, neighbours_work = work_of_neighbours(plan)
+        return neighbours + PROPOSALS * n + 1, neighbours_work + PROPOSALS * n + 2
 
     def update_sizes(self, units: int) -> list[int]:
         """The paper's M of each iteration: all units in the first."""
@@ -113,6 +112,13 @@ class Algorithm:
             agree=agree,
             on_iteration=on_iteration,
         )
+
+
+def work_of_neighbours(plan: Plan) -> tuple[int, float]:
+    """How many neighbours a configuration has, and about how many forward equivalents their losses take."""
+    # A unit has two neighbours, one on each side, and where weights and activations come apart four.
+    neighbours = [min(4 if _apart(options) else 2, len(options) - 1) for options in plan.candidates]
+    return sum(neighbours), float(np.dot(neighbours, plan.from_unit_on()))
 
 
 def _apart(options: Sequence[Bits]) -> bool:

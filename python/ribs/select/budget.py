@@ -112,8 +112,33 @@ class Budget:
         own = {name: (source, changed.get(name, bounds)) for name, (source, bounds) in self.costs.items()}
         return Budget(**fields, costs=own, accounting=self.accounting)
 
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What is bounded, from which sides, and in which accounting; the same of budgets that can be compared."""
+        pairs = {name: _pair(name, bounds) for name, bounds in self._given().items()}
+        sides = tuple((name, low is not None, high is not None) for name, (low, high) in pairs.items())
+        return (sides, tuple(source for source, _ in self.costs.values()), self.accounting)
+
     def _given(self) -> dict[str, Bounds]:
         return {name: getattr(self, name) for name in BUILT_IN} | {name: own[1] for name, own in self.costs.items()}
+
+
+def in_words(budget: Budget) -> str:
+    """What a budget bounds, and its accounting where it is not the usual one: "bops 2/2..4/4, size 5.5"."""
+    given = [(name, getattr(budget, name)) for name in BUILT_IN] + [(n, own) for n, (_, own) in budget.costs.items()]
+    words = [f"{name} {_bounds(bounds)}" for name, bounds in given if bounds is not None]
+    usual = Budget.accounting
+    return ", ".join(words if budget.accounting == usual else [*words, f"accounting {budget.accounting}"])
+
+
+def _bounds(bounds: Bounds) -> str:
+    return "..".join(map(_bound, bounds)) if isinstance(bounds, tuple) else _bound(bounds)
+
+
+def _bound(bound: Bound | None) -> str:
+    if bound is None:
+        return ""
+    return bound if isinstance(bound, str) else f"{float(bound):.12g}"
 
 
 _BUILDERS = {

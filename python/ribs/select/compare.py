@@ -20,7 +20,7 @@ from ribs.quant.reparameterize import reparameterize, scale_norms
 from ribs.quant.units import UnitScheme
 from ribs.select.algorithm import Algorithm
 from ribs.select.bars import Bars
-from ribs.select.budget import BUILT_IN, Bound, Bounds, Budget
+from ribs.select.budget import Budget, in_words
 from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties
 from ribs.select.cost import Configuration
 from ribs.select.loss import TaskLoss, kl_divergence
@@ -234,24 +234,6 @@ def compare(
                     )
                     bars.say(f"{budget}, {name}, seed {seed}: task loss {runs[-1].loss:.4g}, {seconds:.1f} s")
     return Comparison(tuple(runs))
-
-
-def in_words(budget: Budget) -> str:
-    """What a budget bounds, and its accounting where it is not the usual one: "bops 2/2..4/4, size 5.5"."""
-    given = [(name, getattr(budget, name)) for name in BUILT_IN] + [(n, own) for n, (_, own) in budget.costs.items()]
-    words = [f"{name} {_bounds(bounds)}" for name, bounds in given if bounds is not None]
-    usual = Budget.accounting
-    return ", ".join(words if budget.accounting == usual else [*words, f"accounting {budget.accounting}"])
-
-
-def _bounds(bounds: Bounds) -> str:
-    return "..".join(map(_bound, bounds)) if isinstance(bounds, tuple) else _bound(bounds)
-
-
-def _bound(bound: Bound | None) -> str:
-    if bound is None:
-        return ""
-    return bound if isinstance(bound, str) else f"{float(bound):.12g}"
 
 
 def _own(iterations: int | None, update_size: int | None) -> dict[str, Rival]:

@@ -60,7 +60,7 @@ OnProbe = Callable[[ProbeDone], object]
 class Events:
     """Tells rank 0 of a search what happens in it; all ranks call it, in the same order.
 
-    at_most: iterations.
+    at_most: iterations.  started: by `time.perf_counter`.
     What a callback raises ends the search in every rank, as `Ranks.together` says.
     """
 
@@ -71,13 +71,13 @@ class Events:
         bars: Bars,
         at_most: int,
         *,
+        started: float,
         on_iteration: OnIteration | None,
         on_probe: OnProbe | None,
     ) -> None:
         self._plan, self._ranks, self._bars, self._at_most = plan, ranks, bars, at_most
         self._on_iteration, self._on_probe = on_iteration, on_probe
-        self._started = time.perf_counter()
-        self._done = 0
+        self._started, self._done = started, 0
         self._named: set[tuple[str, Bits]] = set()
 
     def iteration(self, iteration: Iteration, forward_equivalents: float) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -14,23 +14,21 @@ from ribs.quant.copies import unwrap
 from ribs.quant.inputs import collect
 from ribs.quant.network import QuantizedNetwork, calibrate, check_pooled, prepare
 from ribs.quant.recipe import RecipeName, check_recipe
-from ribs.quant.reparameterize import reparameterize, scale_norms
+from ribs.quant.reparameterize import reparameterize
 from ribs.quant.units import UnitScheme
 from ribs.recon.methods import Method
 from ribs.select.algorithm import Algorithm, Name
-from ribs.select.bars import Bars, duration
+from ribs.select.bars import Bars
 from ribs.select.bit_table import read_bits
 from ribs.select.budget import Budget
 from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties
 from ribs.select.cost import AnyBits, CostTable
 from ribs.select.events import Events, OnIteration, OnProbe
-from ribs.select.identity import identity
-from ribs.select.journal import Journal
 from ribs.select.loss import TaskLoss, kl_divergence
 from ribs.select.measurement import MIB, Losses, Measurement
+from ribs.select.measuring import WEIGHTS_SHARE, Options, measuring
 from ribs.select.plan import Plan, bit_widths
 from ribs.select.race import Race
-from ribs.select.ranks import Ranks
 from ribs.select.reconstructed import SHARE, Reconstructed, check_recipe_of, check_reconstruction
 from ribs.select.result import Result, SearchCost
 from ribs.select.samples import standard_error
@@ -41,8 +39,6 @@ from ribs.select.setup import set_up
 Profile = Literal["full", "race"]
 Execution = Literal["float32", "int8"]
 RACE_SHARD = 16  # samples: what all candidates see at least; of fewer, a pass costs much more for each
-WEIGHTS_SHARE = 0.5  # of the cache, for quantized weights of all bits; the rest is for outputs
-FINALS = 2  # passes that a search still makes after its time is up
 
 
 def search(
@@ -143,13 +139,24 @@ def search(
         for a journal of another search or one that cannot be used, all before any long work; JournalError where the
         disk is full, after which the same call goes on. The model stays as it is whatever happens.
     """
-    started = time.perf_counter()
     model = unwrap(model)
     way = Algorithm(algorithm, iterations, update_size)
-    _check(max_seconds=max_seconds, cache_mib=cache_mib, store_mib=store_mib)
     _check_name("profile", profile, get_args(Profile))
     _check_name("execution", execution, get_args(Execution))
     reconstruct, finish = check_reconstruction(reconstruct, finish, execution=execution)
+    options = Options(
+        loss=loss,
+        seed=seed,
+        pool_batches=pool_batches,
+        max_seconds=max_seconds,
+        cache_mib=cache_mib,
+        journal=journal,
+        progress=progress,
+        execution=execution,
+        reconstruct=reconstruct,
+        share=SHARE if profile == "race" and reconstruct is not None else 0.0,
+        store_mib=store_mib,
+    )
     setup = set_up(
         model,
         loader,
@@ -166,63 +173,36 @@ def search(
         target=target,
     )
     batches, network, [plan] = setup.batches, setup.network, setup.plans
-    check_pooled(pool_batches, network.recipe)
     if reconstruct is not None:
         check_recipe_of(network)
     racing = profile == "race" and reconstruct is None  # a reconstruction needs all samples
     shards = [shard for batch in batches for shard in batch.split(RACE_SHARD)] if racing else batches
     if execution == "int8":
         _check_int8(network)
-    with ExitStack() as stack:
-        ranks = stack.enter_context(closing(Ranks()))
-        bars = stack.enter_context(Bars(progress, first=ranks.rank == 0))
-        fields = {}
-        if journal is not None or ranks.count > 1:
-            steps = f"{network.recipe.name}, {'of all batches together' if pool_batches else 'of each batch, averaged'}"
-            fields = identity(model, shards, plan, loss, recipe=f"{steps}; {execution}", seed=seed)
-            if reconstruct is not None:
-                fields["reconstruction"] = f"{reconstruct}, {profile}; pieces of at most {store_mib:g} MiB"
-            callbacks = str([on_iteration is not None, on_probe is not None])
-            same = {"budget": str(plan.limits), "algorithm": str(way), "profile": profile, "callbacks": callbacks}
-            ranks.check_same({**fields, **same})
-        losses = stack.enter_context(_journal(journal, fields, ranks))
-        options: dict[str, Any] = {
-            "cache_mib": cache_mib * (1 - WEIGHTS_SHARE),
-            "ranks": ranks,
-            "known": losses.known if losses else None,
-            "record": losses.record if losses else None,
-            "progress": bars.worked,
-        }
-        sensitivity: Sensitivity | Reconstructed
-        if reconstruct is None:
-            sensitivity = Sensitivity(network, shards, plan.candidates, loss, **options)
-        else:
-            options |= {"share": SHARE if profile == "race" else 0.0, "seed": seed, "store_mib": store_mib}
-            sensitivity = Reconstructed(network, shards, plan.candidates, loss, reconstruct, **options)
+    callbacks = str([on_iteration is not None, on_probe is not None])
+    same = {"budget": str(plan.limits), "algorithm": str(way), "profile": profile, "callbacks": callbacks}
+    with measuring(model, setup, shards, options, same) as measures:
+        sensitivity, bars = measures.sensitivity, measures.bars
         losses_ahead, work = way.work(plan)
         work = sensitivity.passes_before + work * sensitivity.passes_of_a_loss
         at_most = way.iterations_for(len(network.units))
-        events = Events(plan, ranks, bars, at_most, on_iteration=on_iteration, on_probe=on_probe)
-        about = "about" if profile == "full" and algorithm == "paper" else "at most"
-        bars.say(
-            f"{len(network.units)} units, {at_most} iterations, {about} {losses_ahead} losses "
-            f"on {sum(sensitivity.samples)} samples: {about} {work:.0f} forward equivalents (passes of the float "
-            f"network over the samples); one took {sensitivity.seconds_of_a_pass:.3g} s, so {about} "
-            f"{duration(work * sensitivity.seconds_of_a_pass)}"
+        events = Events(
+            plan,
+            measures.ranks,
+            bars,
+            at_most,
+            started=options.started,
+            on_iteration=on_iteration,
+            on_probe=on_probe,
         )
-        calibrate(network, batches, plan.bit_widths, pooled=pool_batches, progress=bars.calibration)
-        scale_norms(network)
+        about = "about" if profile == "full" and algorithm == "paper" else "at most"
+        measures.announce(f"{at_most} iterations", about, losses_ahead, work)
+        measures.calibrate()
         if execution == "int8":
             network.configure(plan.configuration(plan.start))
             whole, others = network.integer_layers()
             bars.say(f"{len(whole)} layers run in int8; in float32 {', '.join(others) or 'none'}")
         bars.start_search(work)
-
-        def out_of_time() -> bool:
-            spent = (
-                time.perf_counter() - started + FINALS * sensitivity.passes_of_a_loss * sensitivity.seconds_of_a_pass
-            )
-            return max_seconds is not None and bool(ranks.first(spent > max_seconds))
 
         with _executed(network, execution, cache_mib):
             trace = way.run(
@@ -231,19 +211,19 @@ def search(
                 sensitivity.samples,
                 race=Race() if racing else None,
                 seed=seed,
-                stop=out_of_time,
-                at_a_time=None if reconstruct is None else ranks.count,
-                agree=ranks.first,
+                stop=measures.out_of_time,
+                at_a_time=None if reconstruct is None else measures.ranks.count,
+                agree=measures.ranks.first,
                 on_iteration=lambda iteration: events.iteration(iteration, sensitivity.forward_equivalents),
             )
         if isinstance(sensitivity, Reconstructed):
             assert finish is not None
-            in_the_end = sensitivity.finish(trace.best_choice, finish, progress=progress and ranks.rank == 0)
-            return _result(network, plan, trace, sensitivity, in_the_end, started)
+            in_the_end = sensitivity.finish(trace.best_choice, finish, progress=progress and measures.ranks.rank == 0)
+            return _result(network, plan, trace, sensitivity, in_the_end, options.started)
         best = plan.configuration(trace.best_choice)
         changed = reparameterize(network, best, batches) or execution == "int8"
         losses_in_the_end = sensitivity.losses_of(network) if changed else None
-    return _result(network, plan, trace, sensitivity, losses_in_the_end, started)
+    return _result(network, plan, trace, sensitivity, losses_in_the_end, options.started)
 
 
 @contextmanager
@@ -282,21 +262,6 @@ def _result(
     )
 
 
-@contextmanager
-def _journal(
-    folder: str | os.PathLike[str] | None, fields: Mapping[str, str], ranks: Ranks
-) -> Iterator[Journal | None]:
-    """The journal of this process, which knows what those of all processes know."""
-    if folder is None:
-        yield None
-        return
-    with ranks.together(lambda: Journal(folder, fields, rank=ranks.rank)) as opened:
-        for known in ranks.exchange(opened.known):
-            for key, losses in known.items():
-                opened.known.setdefault(key, losses)
-        yield opened
-
-
 def _check_int8(network: QuantizedNetwork) -> None:
     try:
         with network.integer_execution():
@@ -308,12 +273,6 @@ def _check_int8(network: QuantizedNetwork) -> None:
 def _check_name(argument: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"[search] {argument}={value!r} is not supported; give one of {allowed}")
-
-
-def _check(**arguments: float | None) -> None:
-    for name, value in arguments.items():
-        if value is not None and not value >= 0:
-            raise ValueError(f"[search] {name}={value} is not allowed; give at least 0")
 
 
 def quantize(

@@ -13,9 +13,10 @@ from ribs.quant.inputs import Inputs, collect
 from ribs.quant.network import QuantizedNetwork, prepare
 from ribs.quant.recipe import RecipeName, check_recipe
 from ribs.quant.units import UnitScheme
-from ribs.select.budget import Budget
+from ribs.select.budget import Budget, in_words
 from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties, activation_choices, bit_choices
 from ribs.select.cost import CostTable
+from ribs.select.errors import InfeasibleBudgetError
 from ribs.select.plan import Plan, make_plan
 
 
@@ -60,8 +61,13 @@ def set_up(
     batches = collect(model, loader, calibration_samples)
     network = prepare(model, batches[0], units, recipe=recipe, skip=skip)
     table = CostTable.of(network.trace, network.units, recipe=network.recipe.name)
-    plans = tuple(
-        make_plan(table, budget, choices, activation_bits, pins, allowed=allowed, ties=ties, target=target)
-        for budget in budgets
-    )
-    return Setup(batches, replace(network, units=plans[0].table.groups), plans)
+    plans = []
+    for number, budget in enumerate(budgets, 1):
+        try:
+            plan = make_plan(table, budget, choices, activation_bits, pins, allowed=allowed, ties=ties, target=target)
+        except InfeasibleBudgetError as error:
+            if len(budgets) > 1:
+                error.args = (f"[ribs] budget {number} of {len(budgets)}, {in_words(budget)}: {error}",)
+            raise
+        plans.append(plan)
+    return Setup(batches, replace(network, units=plans[0].table.groups), tuple(plans))

@@ -18,7 +18,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ribs.select.samples import Choice
 
@@ -78,6 +78,7 @@ class LossModel:
         ]
         self._fit = max(fits, key=lambda fit: fit.likelihood)
         self._weights = self._rows.T @ np.linalg.solve(self._fit.factor.T, self._fit.residual)
+        self._whitened = np.linalg.solve(self._fit.factor, self._rows)
 
     @property
     def noise(self) -> float:
@@ -103,16 +104,18 @@ class LossModel:
 
     def errors(self, reference: Choice) -> Array:
         """[N, K] standard deviations of `effects`."""
-        whitened = np.linalg.solve(self._fit.factor, self._rows)
-        own = self._features(np.array([reference]))
-        errors = np.zeros((self.units, self.candidates))
-        for unit in range(self.units):
-            changed = np.tile(np.array(reference), (self.candidates, 1))
-            changed[:, unit] = np.arange(self.candidates)
-            rows = self._features(changed) - own
-            variance = (rows**2).sum(axis=1) - ((rows @ whitened.T) ** 2).sum(axis=1)
-            errors[unit] = np.sqrt(np.maximum(variance, 0.0))
-        return errors * self._unit
+        own = np.array(reference)
+        changed = np.tile(own, (self.units, self.candidates, 1))
+        units = np.arange(self.units)
+        changed[units, :, units] = np.arange(self.candidates)
+        return np.stack([self.deviations(rows, own) for rows in changed])
+
+    def deviations(self, choices: ArrayLike, reference: ArrayLike) -> Array:
+        """[len(choices)] standard deviations of their losses less the reference's, without what is left as noise."""
+        rows = self._features(np.asarray(choices)) - self._features(np.asarray(reference)[None])
+        variance = (rows**2).sum(axis=1) - ((rows @ self._whitened.T) ** 2).sum(axis=1)
+        deviations: Array = np.sqrt(np.maximum(variance, 0.0)) * self._unit
+        return deviations
 
     def predict(self, choices: Sequence[Choice]) -> Array:
         """[len(choices)] expected losses."""

@@ -9,7 +9,8 @@ import torch
 import ribs
 import settings
 from ribs.report.plot import plot_comparison
-from ribs.select.compare import Comparison, Run, in_words
+from ribs.select.budget import in_words
+from ribs.select.compare import Comparison, Run
 from ribs.select.result import Spending
 from ribs.select.rivals.registry import RIVALS
 from small import loader, network, search

@@ -1,0 +1,341 @@
+"""`ribs.sweep`: the best bits of a network at many budgets, for the work of two searches."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import dataclasses
+import io
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from ribs.quant.copies import unwrap
+from ribs.quant.inputs import Inputs
+from ribs.quant.network import QuantizedNetwork
+from ribs.quant.recipe import RecipeName
+from ribs.quant.reparameterize import reparameterize
+from ribs.quant.units import UnitScheme
+from ribs.select.algorithm import work_of_neighbours
+from ribs.select.budget import Budget, in_words
+from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties
+from ribs.select.cost import Configuration, CostTable
+from ribs.select.front import ANCHORS, search_front
+from ribs.select.loss import TaskLoss, kl_divergence
+from ribs.select.measurement import MIB
+from ribs.select.measuring import WEIGHTS_SHARE, Options, measuring
+from ribs.select.plan import Plan
+from ribs.select.problem import Problem
+from ribs.select.result import Result, SearchCost, Spending
+from ribs.select.samples import Choice, Samples, standard_error
+from ribs.select.sensitivity import Sensitivity
+from ribs.select.setup import set_up
+from ribs.select.table import text_table
+
+PROPOSALS_A_UNIT = 9  # of all budgets together: with all else about twice the work of one search
+
+
+@dataclass(frozen=True)
+class Point:
+    """A configuration and what was measured of it.
+
+    budget: in words, the one within which no other measured configuration is better; "uniform 4/4" of a uniform one.
+    bits: (weight bits, activation bits) of each unit.
+    loss: mean task loss on the calibration set as the sweep measured it; `Sweep.result` has that of the finished
+        network, another number only for recipes that have steps by channel while bits are chosen.
+    standard_error: of that mean.
+    bops: bit operations of one sample.  size_mib: MiB of the weights.
+    limits, spending: as in `ribs.Result`; empty of a uniform one.
+    """
+
+    budget: str
+    bits: Configuration
+    loss: float
+    standard_error: float
+    bops: int
+    size_mib: float
+    limits: dict[str, int]
+    spending: tuple[Spending, ...]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Measured configurations at several budgets; print it for a table.
+
+    points: one for each budget, in the order given. One configuration may be the answer at several of them. No point
+        is dominated: none that spends as little of everything bounded, and less of something, has as low a loss.
+    uniform: the uniform networks that the candidates allow, with rising bits; pinned units stay as they are.
+    stopped: whether `max_seconds` ended the sweep early.
+    costs: the cost of any other configuration.  recipe: name of the recipe of the quantizers.
+    """
+
+    points: tuple[Point, ...]
+    uniform: tuple[Point, ...]
+    stopped: bool
+    cost_of_search: SearchCost
+    costs: CostTable
+    recipe: RecipeName
+    _network: QuantizedNetwork = field(repr=False)
+    _batches: list[Inputs] = field(repr=False)
+    _loss: TaskLoss = field(repr=False)
+
+    def result(self, index: int) -> Result:
+        """The quantized network of a point, as `ribs.search` returns it but without a history.
+
+        index: of `points`. It takes a copy of the network and two passes of the calibration set.
+        """
+        point = self.points[index]
+        network = copy.deepcopy(self._network)
+        sensitivity = Sensitivity(network, self._batches, [[pair] for pair in point.bits.values()], self._loss)
+        reparameterize(network, point.bits, self._batches)
+        losses = sensitivity.losses_of(network)
+        return Result(
+            bits=point.bits,
+            model=network.model,
+            loss=float(losses.mean()),
+            standard_error=standard_error(losses),
+            loss_as_searched=point.loss,
+            bops=point.bops,
+            size_mib=point.size_mib,
+            limits=point.limits,
+            spending=point.spending,
+            history=(),
+            stopped=self.stopped,
+            cost_of_search=self.cost_of_search,
+            costs=self.costs,
+            recipe=self.recipe,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all points as a table, .json or .csv by the name of the file, in place of one that is there.
+
+        Raises: ValueError for another ending; OSError where the path is not writable, after which what was there
+            still is.
+        """
+        path = Path(path)
+        check_ending(path)
+        text = self.as_csv() if path.suffix == ".csv" else json.dumps(self.as_json(), indent=2) + "\n"
+        import_module("ribs.io.folder").write_file(path, text.encode())  # of a room above: known when it is needed
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the network, for other programs."""
+        return {
+            "points": [_as_json(point) for point in self.points],
+            "uniform": [_as_json(point) for point in self.uniform],
+            "recipe": self.recipe,
+            "stopped": self.stopped,
+            "forward_equivalents": self.cost_of_search.forward_equivalents,
+            "seconds": self.cost_of_search.seconds,
+        }
+
+    def as_csv(self) -> str:
+        """A line for each point, and for each uniform network; the bits of each unit as "weights/activations"."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["budget", "loss", "standard_error", "bops", "size_mib", *self.costs.units])
+        for point in (*self.points, *self.uniform):
+            bits = [f"{w}/{a}" for w, a in point.bits.values()]
+            writer.writerow([point.budget, point.loss, point.standard_error, point.bops, point.size_mib, *bits])
+        return text.getvalue()
+
+    def __str__(self) -> str:
+        others = [each.name for each in self.points[0].spending if each.name not in ("bops", "size")]
+        header = ["budget", "task loss", "+-", "GBOPs", "MiB", *(name.replace("_", " ") for name in others)]
+        rows = []
+        for point in (*self.points, *self.uniform):
+            spent = {each.name: f"{float(each.spent):.4g}" for each in point.spending}
+            cells = [point.budget, f"{point.loss:.5g}", f"{point.standard_error:.2g}", f"{point.bops / 1e9:.4g}"]
+            rows.append([*cells, f"{point.size_mib:.4g}", *(spent.get(name, "") for name in others)])
+        cost = self.cost_of_search
+        ended = " (out of time)" if self.stopped else ""
+        return (
+            f"{text_table(header, rows, right=range(1, len(header)))}\n\n{len(self.points)} budgets, "
+            f"{cost.forward_equivalents:.1f} forward equivalents{ended}, {cost.seconds:.1f} s"
+        )
+
+
+def sweep(
+    model: nn.Module,
+    loader: Iterable[Any],
+    budgets: Sequence[Budget],
+    *,
+    bits: Iterable[int] = range(2, 9),
+    activation_bits: ActivationBits = None,
+    units: UnitScheme = "layer",
+    recipe: RecipeName | None = None,
+    skip: Iterable[str] = (),
+    proposals: int | None = None,
+    calibration_samples: int = 1024,
+    pool_batches: bool = False,
+    pins: Pins | None = None,
+    allowed: Allowed | None = None,
+    ties: Ties | None = None,
+    target: str | None = None,
+    loss: TaskLoss = kl_divergence,
+    max_seconds: float | None = None,
+    cache_mib: float = 1024,
+    journal: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Sweep:
+    """Choose the bits of every unit that lose the least within each of several budgets, from one table of measurements.
+
+    budgets: all bound the same, from the same sides and in the same accounting, such as bit operations from above.
+    proposals: how many configurations are measured at most, beside the uniform ones and the neighbours of two; by
+        default 9 for each unit, or, of few budgets, 6 for each unit and budget. With 20 budgets or 200 that is about
+        twice the work of one search. docs/search.md compares the points with those of single searches.
+    The other arguments are as for `ribs.search`. A journal of a sweep serves a search of the same network, and the
+    other way round.
+
+    Where `torch.distributed` is initialised, all of its processes must make the same call, as for `ribs.search`.
+
+    Raises: as `ribs.search`; InfeasibleBudgetError says which of the budgets it is. ValueError for no budgets, and
+        for those that do not bound the same; all before any long work.
+    """
+    budgets = [budgets] if isinstance(budgets, Budget) else list(budgets)
+    _check(budgets, proposals)
+    model = unwrap(model)
+    options = Options(
+        loss=loss,
+        seed=seed,
+        pool_batches=pool_batches,
+        max_seconds=max_seconds,
+        cache_mib=cache_mib,
+        journal=journal,
+        progress=progress,
+    )
+    setup = set_up(
+        model,
+        loader,
+        budgets,
+        units=units,
+        recipe=recipe,
+        skip=skip,
+        calibration_samples=calibration_samples,
+        bits=bits,
+        activation_bits=activation_bits,
+        pins=pins,
+        allowed=allowed,
+        ties=ties,
+        target=target,
+    )
+    network, plans = setup.network, setup.plans
+    [plan, *_] = plans
+    uniform = _uniform(plan)
+    neighbours, work = work_of_neighbours(plan)
+    if proposals is None:
+        proposals = min(PROPOSALS_A_UNIT, 6 * len(plans)) * len(plan.candidates)
+    anchors = min(len(ANCHORS), len(plans))
+    losses = len(uniform) + anchors * neighbours + proposals
+    work = len(uniform) + anchors * (work + 1) + proposals
+    same = {"budget": str([plan.limits for plan in plans]), "proposals": str(proposals)}
+    with measuring(model, setup, setup.batches, options, same) as measures:
+        sensitivity, bars = measures.sensitivity, measures.bars
+        measures.announce(f"{len(plans)} budgets", "at most", losses, work)
+        measures.calibrate()
+        bars.start_search(work)
+        samples = Samples(sensitivity.measure, sensitivity.samples)
+        order = sorted(range(len(plans)), key=lambda place: plans[place].available)
+        problems = [Problem(plans[place].costs, plans[place].available, plan.allowed) for place in order]
+        with network.keep_weights(int(cache_mib * MIB * WEIGHTS_SHARE)):
+            found, stopped = search_front(
+                plan.padded_candidates(),
+                problems,
+                samples,
+                first=uniform,
+                proposals=proposals,
+                seed=seed,
+                stop=measures.out_of_time,
+                agree=measures.ranks.first,
+            )
+    _warn_of_excluded(plan, problems[0].allowed)
+
+    def point(budget: str, own: Plan, choice: Choice, bounded: bool) -> Point:
+        configuration = own.configuration(choice)
+        return Point(
+            budget=budget,
+            bits=configuration,
+            loss=samples.mean(choice),
+            standard_error=samples.standard_error(choice),
+            bops=own.table.bops(configuration),
+            size_mib=own.table.size_mib(configuration),
+            limits=own.limits if bounded else {},
+            spending=own.spending(configuration) if bounded else (),
+        )
+
+    choices = dict(zip(order, found, strict=True))
+    return Sweep(
+        points=tuple(
+            point(in_words(budget), own, choices[place], True)
+            for place, (budget, own) in enumerate(zip(budgets, plans, strict=True))
+        ),
+        uniform=tuple(point(_in_words(plan, choice), plan, choice, False) for choice in uniform),
+        stopped=stopped,
+        cost_of_search=SearchCost(sensitivity.forward_equivalents, time.perf_counter() - options.started),
+        costs=plan.table,
+        recipe=network.recipe.name,
+        _network=network,
+        _batches=setup.batches,
+        _loss=loss,
+    )
+
+
+def check_ending(path: Path) -> None:
+    """Raise ValueError for a file in which no sweep is saved."""
+    if path.suffix not in (".json", ".csv"):
+        raise ValueError(f"[sweep] path={str(path)!r} is not supported; give the name of a .json or a .csv file")
+
+
+def _check(budgets: Sequence[Budget], proposals: int | None) -> None:
+    if not budgets:
+        raise ValueError("[sweep] budgets=[] is not allowed; give at least one")
+    if proposals is not None and proposals < 1:
+        raise ValueError(f"[sweep] proposals={proposals} is not allowed; give at least 1")
+    for number, budget in enumerate(budgets[1:], 2):
+        if budget.kind != budgets[0].kind:
+            raise ValueError(
+                f"[sweep] budget {number}, {in_words(budget)}, does not bound what budget 1 does, "
+                f"{in_words(budgets[0])}; give budgets of the same resources, sides and accounting"
+            )
+
+
+def _uniform(plan: Plan) -> list[Choice]:
+    """The configurations in which all units with a choice have the same bits, with rising bits.
+
+    Where weights and activations come apart, those of equal bits.
+    """
+    free = [set(options) for options in plan.candidates if len(options) > 1]
+    shared = sorted(set.intersection(*free)) if free else []
+    if len({w for w, _ in shared}) < len(shared):
+        shared = [(w, a) for w, a in shared if w == a]
+    return [tuple(options.index(pair) if len(options) > 1 else 0 for options in plan.candidates) for pair in shared]
+
+
+def _in_words(plan: Plan, choice: Choice) -> str:
+    """The bits of a uniform configuration."""
+    place = max(range(len(choice)), key=lambda unit: len(plan.candidates[unit]))
+    return "uniform {}/{}".format(*plan.candidates[place][choice[place]])
+
+
+def _warn_of_excluded(plan: Plan, allowed: NDArray[np.bool_]) -> None:
+    for name, options, before, after in zip(plan.table.units, plan.candidates, plan.allowed, allowed, strict=True):
+        bad = [options[k] for k in np.flatnonzero(before & ~after)]
+        if bad:
+            warnings.warn(
+                f"[ribs] unit {name!r} has a loss of NaN or Inf at {bad}; left out", RuntimeWarning, stacklevel=3
+            )
+
+
+def _as_json(point: Point) -> dict[str, Any]:
+    fields = {each.name: getattr(point, each.name) for each in dataclasses.fields(point)}
+    return {**fields, "spending": {each.name: float(each.spent) for each in point.spending}}
