@@ -41,6 +41,7 @@ OPTIONAL = {
     "wandb": "wandb",
 }
 ITERATIONS = 1  # of a search
+PROPOSALS = 4  # of a sweep
 STEPS = 10  # of a reconstruction, at most
 
 
@@ -123,7 +124,8 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setenv("RIBS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr(Algorithm, "iterations_for", lambda self, units: ITERATIONS)
-    phase = methods.Phase
+    sweep, phase = ribs.sweep, methods.Phase
+    monkeypatch.setattr(ribs, "sweep", lambda *args, **options: sweep(*args, **{**options, "proposals": PROPOSALS}))
     monkeypatch.setattr(methods, "Phase", lambda whole, most, **facts: phase(whole, min(most, STEPS), **facts))
     folder = tmp_path / "page"
     folder.mkdir()
