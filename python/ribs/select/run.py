@@ -89,7 +89,7 @@ def search(
         "repq+"; by default "repq+" where softmax outputs are multiplied, and "mse" elsewhere (`ribs.quant.recipe`).
     skip: names or `fnmatch` patterns of modules (with all that lies in them) and layers that stay in float, as they
         are. They are no units, and what they multiply and weigh counts at 32 bits.
-    algorithm: "adaptive", or "paper" for Algorithm 1 of RIBS as it is written. docs/search.md compares them.
+    algorithm: "adaptive", or "paper" for Algorithm 1 of RIBS as it is written. docs/algorithms.md compares them.
     update_size: of "paper", the units changed in each iteration after the first, which changes all (its M), by default
         half; of "adaptive", the most units that the first program may change, by default all.
     iterations: number of integer linear programs solved (the paper's N_iter); by default 10 of "paper" and 1.5 for each

@@ -193,7 +193,7 @@ def sweep(
     budgets: all bound the same, from the same sides and in the same accounting, such as bit operations from above.
     proposals: how many configurations are measured at most, beside the uniform ones and the neighbours of two; by
         default 9 for each unit, or, of few budgets, 6 for each unit and budget. With 20 budgets or 200 that is about
-        twice the work of one search. docs/search.md compares the points with those of single searches.
+        twice the work of one search. docs/algorithms.md compares the points with those of single searches.
     The other arguments are as for `ribs.search`. A journal of a sweep serves a search of the same network, and the
     other way round.
 
