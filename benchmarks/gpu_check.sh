@@ -113,7 +113,7 @@ step 'planted racecheck' 60 planted racecheck read_without_a_barrier &
 step 'planted initcheck' 60 planted initcheck read_what_nobody_wrote &
 step 'planted synccheck' 60 planted synccheck waits_outside_of_its_mask &
 wait
-step 'benchmarks' 125 "$PYTHON" benchmarks/run.py --device cuda
+step 'benchmarks' 150 "$PYTHON" benchmarks/run.py --device cuda
 printf '\n'
 cat "$LOGS/benchmarks.log"
 

@@ -71,7 +71,7 @@ def probes(units: int) -> list[Choice]:
 def profile(name: str, threads: int, device: str) -> list[Case]:
     """Every level of the engine on the first profile of Algorithm 1, by layers; losses are compared first."""
     on_gpu = device == "cuda"
-    count = 512 if on_gpu else IMAGES[name]
+    count = 6 * DEVICES[device][0] if on_gpu else IMAGES[name]  # the fewest batches for CUDA graphs
     batches = images(count, device)
     by_hand_on = 1 if on_gpu else len(batches)  # batches, from which the time of all is told
     inputs = [Inputs((x,), {}) for x in batches]
