@@ -1,9 +1,10 @@
 """Training at the bits of a search beside uniform bits, and a training step beside LSQ in plain torch.
 
-Run: python benchmarks/qat.py [--network resnet18] [--bits 3/3 2/2] [--methods uniform ribs pact] [--seeds 3]
+Run: python benchmarks/qat.py [--network resnet18] [--bits 3/3 2/2] [--methods uniform ribs pact fracbits] [--seeds 3]
     [--epochs 3] [--batches 100] [--device cpu|cuda] [--rounds 5] [--compile]
 Needs the extras `demo` and `train`; the network is trained once. All trainings have the same data, length and rates: of
-LSQ, at uniform bits or those of ribs, and of PACT at uniform bits.
+LSQ, at uniform bits or those of ribs, and of PACT at uniform bits. FracBits learns its bits before, in a training of
+the same length, and has LSQ at them.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +25,12 @@ from torch import Tensor, nn
 import ribs
 from ribs.cli import digits
 from ribs.qat import Training, fit, parameter_groups, prepare
+from ribs.qat.rivals.fracbits import learn_bits
 from ribs.quant.layers import QuantizedLayer
 from ribs.quant.quantizer import FakeQuantizer, code_range
 from ribs.select.table import text_table
 
-METHODS = ("uniform", "ribs", "pact")
+METHODS = ("uniform", "ribs", "pact", "fracbits")
 
 
 class Stream:
@@ -126,10 +129,12 @@ def speed(model: nn.Module, count: int, options: argparse.Namespace) -> list[lis
     return [[name, f"{1e3 * found[name]:.1f}", f"{found[name] / found['ribs']:.2f}"] for name in steps]
 
 
-def choose(name: str, model: nn.Module, calibration: list, bits: str) -> tuple:
+def choose(name: str, model: nn.Module, calibration: list, bits: str, stream: Stream, training: Training) -> tuple:
     """The bits of a method at the BOPs of uniform bits, and how it trains."""
+    budget = ribs.Budget(bops=bits)
+    if name == "fracbits":
+        return learn_bits(model, stream, budget, training=training, calibration_samples=512), "lsq"
     if name == "ribs":
-        budget = ribs.Budget(bops=bits)
         return ribs.search(model, calibration, budget, algorithm="paper", iterations=1, progress=False), "lsq"
     return tuple(map(int, bits.split("/"))), "pact" if name == "pact" else "lsq"
 
@@ -168,11 +173,13 @@ def main() -> None:
     rows = []
     for bits in options.bits:
         for name in options.methods:
-            chosen, method = choose(name, model, calibration, bits)
+            training = Training(epochs=options.epochs, lr=options.lr, step_lr=options.step_lr)
+            stream = Stream(count, options.batches, options.batch_size, 0)
+            chosen, method = choose(name, model, calibration, bits, stream, training)
             before = ribs.quantize(model, calibration, getattr(chosen, "bits", chosen), progress=False)
             accuracies, started = [], time.perf_counter()
             for seed in range(options.seeds):
-                training = Training(epochs=options.epochs, lr=options.lr, step_lr=options.step_lr, seed=seed)
+                training = replace(training, seed=seed)
                 stream = Stream(count, options.batches, options.batch_size, seed)
                 fitted = fit(
                     model, stream, chosen, training=training, method=method, calibration_samples=512, progress=False

@@ -1,12 +1,26 @@
 """Rivals in training against the formulas of their papers."""
 
+import pytest
 import torch
 from torch import nn
 
 import ribs
+from ribs.qat import Training
+from ribs.qat.objective import Objective
+from ribs.qat.rivals.fracbits import learn_bits, loss_between, trainable
 from ribs.qat.rivals.pact import ClippedActivations
-from ribs.quant.quantizer import FakeQuantizer
+from ribs.quant.inputs import Inputs
+from ribs.quant.quantizer import FakeQuantizer, code_range
 from small import loader, network
+
+accelerate = pytest.importorskip("accelerate")
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """The state of accelerate is that of the process."""
+    yield
+    accelerate.state.AcceleratorState._reset_state(True)
 
 
 def quantizer(step, zero_point, bits=3):
@@ -63,3 +77,63 @@ def test_pact_trains_and_only_its_clipping_values_decay():
     result, trained = ribs.qat.finish(made, model, loader()), made.eval()
     with torch.no_grad():
         torch.testing.assert_close(result.model(x), trained(x), rtol=1e-4, atol=1e-4)
+
+
+def labelled():
+    return [(x, torch.arange(len(x)) % 5) for x in loader()]
+
+
+def straight(x, bits, quantizer, axis_steps):
+    """Rounded with the steps of a quantizer, straight through within the range, in double."""
+    index = quantizer.choices.index(bits)
+    step, zero = quantizer.step[index].double(), quantizer.zero_point[index].double()
+    if axis_steps:
+        step, zero = step[:, None], zero[:, None]
+    low, high = code_range(bits, quantizer.symmetric)
+    clipped = torch.clamp(x / step, low - zero, high - zero) * step
+    return clipped + ((clipped / step).round() * step - clipped).detach()
+
+
+def test_fracbits_is_its_formula():
+    """The loss between candidates, and its gradients by bits and weights, as a twin in plain torch has them."""
+    torch.manual_seed(0)
+    model, x, labels = nn.Sequential(nn.Linear(6, 5)).eval(), torch.randn(16, 6), torch.arange(16) % 5
+    setting = trainable(model, [(x, labels)], ribs.Budget(bops="3/3"), (2, 4, 8), 16)
+    setting.network.model.double()
+    positions = torch.tensor([1.3], dtype=torch.float64, requires_grad=True)  # 0.7 of 4 bits and 0.3 of 8
+    objective = Objective(Training(), None)
+    x = x.double()
+    found = loss_between(setting, positions, objective, Inputs((x,), {}), labels)
+    found.backward()
+    layer = setting.network.model[0]
+    weight, bias = (each.detach().clone().requires_grad_() for each in (layer.layer.weight, layer.layer.bias))
+    share = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    of_four, of_eight = (
+        straight(x, bits, layer.input_quantizer, False) @ straight(weight, bits, layer.weight_quantizer, True).T + bias
+        for bits in (4, 8)
+    )
+    over = ((1 - share) * 16 + share * 64 - 9) / 9  # of the bit operations of W3A3
+    want = nn.functional.cross_entropy((1 - share) * of_four + share * of_eight, labels) + 10 * over
+    want.backward()
+    torch.testing.assert_close(found.double(), want, rtol=1e-5, atol=0)  # cross entropy is in float32
+    torch.testing.assert_close(positions.grad, share.grad[None], rtol=1e-5, atol=0)
+    torch.testing.assert_close(layer.layer.weight.grad, weight.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_fracbits_learns_bits_within_the_budget_and_leaves_the_model():
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    facts = Training(epochs=20, lr=0.01)
+    bits = learn_bits(model, labelled(), ribs.Budget(bops="4/4"), training=facts)
+    assert bits == learn_bits(model, labelled(), ribs.Budget(bops="4/4"), training=facts)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    made, uniform = (ribs.quantize(model, loader(), each, progress=False) for each in (bits, 4))
+    assert 0.8 * uniform.bops < made.bops <= uniform.bops
+    ribs.qat.prepare(model, loader(), bits)
+
+
+def test_fracbits_refuses_a_loader_without_labels_and_rates_that_diverge():
+    with pytest.raises(ValueError, match="yields no labels"):
+        learn_bits(network(), loader(), ribs.Budget(bops="4/4"))
+    with pytest.raises(ValueError, match=r"\[learn_bits\] the loss is (nan|inf) in epoch \d"):
+        learn_bits(network(), labelled(), ribs.Budget(bops="4/4"), training=Training(epochs=9, lr=1e30))

@@ -82,7 +82,7 @@ def prepare(
     network.configure(origin.bits)
     _learn_weights(network, per_channel)
     _learn_activations(network.model, method)
-    _train_what_trained(network.model, model)
+    train_what_trained(network.model, model)
     setattr(network.model, ORIGIN, origin)
     return network.model.train()
 
@@ -152,7 +152,7 @@ def _learn_activations(model: nn.Module, method: Method) -> None:
                 parent.add_module(name, LearnedShares(quantizer))
 
 
-def _train_what_trained(network: nn.Module, model: nn.Module) -> None:
+def train_what_trained(network: nn.Module, model: nn.Module) -> None:
     """Have the parameters that the model brought require gradients where they did there."""
     steps = {id(each) for module in network.modules() if isinstance(module, Quantizer) for each in module.parameters()}
     brought = [each for each in network.parameters() if id(each) not in steps]
