@@ -3,8 +3,8 @@
 Run: python benchmarks/qat.py [--network resnet18] [--bits 3/3 2/2] [--methods uniform ribs pact fracbits] [--seeds 3]
     [--epochs 3] [--batches 100] [--device cpu|cuda] [--rounds 5] [--compile]
 Needs the extras `demo` and `train`; the network is trained once. All trainings have the same data, length and rates: of
-LSQ, at uniform bits or those of ribs, and of PACT at uniform bits. FracBits learns its bits before, in a training of
-the same length, and has LSQ at them.
+LSQ, at uniform bits or those of ribs, and of PACT at uniform bits. FracBits and NIPQ learn their bits before, in a
+training of the same length, and have LSQ at them.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from torch import Tensor, nn
 import ribs
 from ribs.cli import digits
 from ribs.qat import Training, fit, parameter_groups, prepare
-from ribs.qat.rivals.fracbits import learn_bits
+from ribs.qat.rivals.learned_bits import learn_bits
 from ribs.quant.layers import QuantizedLayer
 from ribs.quant.quantizer import FakeQuantizer, code_range
 from ribs.select.table import text_table
 
-METHODS = ("uniform", "ribs", "pact", "fracbits")
+METHODS = ("uniform", "ribs", "pact", "fracbits", "nipq")
 
 
 class Stream:
@@ -132,8 +132,9 @@ def speed(model: nn.Module, count: int, options: argparse.Namespace) -> list[lis
 def choose(name: str, model: nn.Module, calibration: list, bits: str, stream: Stream, training: Training) -> tuple:
     """The bits of a method at the BOPs of uniform bits, and how it trains."""
     budget = ribs.Budget(bops=bits)
-    if name == "fracbits":
-        return learn_bits(model, stream, budget, training=training, calibration_samples=512), "lsq"
+    if name in ("fracbits", "nipq"):
+        options = {"training": training, "calibration_samples": 512}
+        return learn_bits(model, stream, budget, method=name, **options), "lsq"
     if name == "ribs":
         return ribs.search(model, calibration, budget, algorithm="paper", iterations=1, progress=False), "lsq"
     return tuple(map(int, bits.split("/"))), "pact" if name == "pact" else "lsq"

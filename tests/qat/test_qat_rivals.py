@@ -1,5 +1,8 @@
 """Rivals in training against the formulas of their papers."""
 
+import functools
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -7,10 +10,13 @@ from torch import nn
 import ribs
 from ribs.qat import Training
 from ribs.qat.objective import Objective
-from ribs.qat.rivals.fracbits import learn_bits, loss_between, trainable
+from ribs.qat.rivals.learned_bits import learn_bits, loss_between, trainable
+from ribs.qat.rivals.nipq import Noise, noisy
 from ribs.qat.rivals.pact import ClippedActivations
 from ribs.quant.inputs import Inputs
 from ribs.quant.quantizer import FakeQuantizer, code_range
+from ribs.select.rivals.fracbits import between
+from ribs.select.rivals.relaxed import relaxed
 from small import loader, network
 
 accelerate = pytest.importorskip("accelerate")
@@ -103,7 +109,8 @@ def test_fracbits_is_its_formula():
     positions = torch.tensor([1.3], dtype=torch.float64, requires_grad=True)  # 0.7 of 4 bits and 0.3 of 8
     objective = Objective(Training(), None)
     x = x.double()
-    found = loss_between(setting, positions, objective, Inputs((x,), {}), labels)
+    within = functools.partial(relaxed, setting)
+    found = loss_between(setting, positions, within, objective, Inputs((x,), {}), labels)
     found.backward()
     layer = setting.network.model[0]
     weight, bias = (each.detach().clone().requires_grad_() for each in (layer.layer.weight, layer.layer.bias))
@@ -120,19 +127,63 @@ def test_fracbits_is_its_formula():
     torch.testing.assert_close(layer.layer.weight.grad, weight.grad, rtol=1e-4, atol=1e-7)
 
 
-def test_fracbits_learns_bits_within_the_budget_and_leaves_the_model():
+@pytest.mark.parametrize("method", ["fracbits", "nipq"])
+def test_bits_are_learned_within_the_budget_and_the_model_stays(method):
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     facts = Training(epochs=20, lr=0.01)
-    bits = learn_bits(model, labelled(), ribs.Budget(bops="4/4"), training=facts)
-    assert bits == learn_bits(model, labelled(), ribs.Budget(bops="4/4"), training=facts)
+    bits, again = (
+        learn_bits(model, labelled(), ribs.Budget(bops="4/4"), method=method, training=facts) for _ in range(2)
+    )
+    assert bits == again
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     made, uniform = (ribs.quantize(model, loader(), each, progress=False) for each in (bits, 4))
     assert 0.8 * uniform.bops < made.bops <= uniform.bops
     ribs.qat.prepare(model, loader(), bits)
 
 
-def test_fracbits_refuses_a_loader_without_labels_and_rates_that_diverge():
+def test_noise_is_as_wide_as_a_step_and_has_its_gradients():
+    """The derivatives of clip(x) + e (high - low) / (2^b - 1), by hand; e has the error of rounding."""
+    x = torch.linspace(-2.01, 2.98, 101, dtype=torch.float64).requires_grad_()
+    low, high, bits = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (-1.0, 1.5, 2.6))
+    torch.manual_seed(3)
+    y = noisy(x, low, high, bits)
+    y.sum().backward()
+    torch.manual_seed(3)
+    noise, levels = torch.rand(101, dtype=torch.float64) - 0.5, 2**2.6 - 1
+    inside = ((x >= -1) & (x <= 1.5)).double()
+    torch.testing.assert_close(y, x.clamp(-1, 1.5) + noise * 2.5 / levels)
+    torch.testing.assert_close(x.grad, inside)
+    torch.testing.assert_close(high.grad, (x > 1.5).double().sum() + noise.sum() / levels)
+    torch.testing.assert_close(low.grad, (x < -1).double().sum() - noise.sum() / levels)
+    torch.testing.assert_close(bits.grad, -(noise * 2.5 * math.log(2) * 2**2.6 / levels**2).sum())
+    values = torch.rand(20000) * 1.5
+    rounded = ribs.ops.fake_quantize(values, torch.tensor(0.1), torch.tensor(0, dtype=torch.int32), 0, 15)
+    found = noisy(values, torch.tensor(0.0), torch.tensor(1.5), torch.tensor(4.0)) - values
+    assert found.square().mean().item() == pytest.approx((rounded - values).square().mean().item(), rel=0.05)
+
+
+def test_noise_takes_the_mean_bits_of_its_unit_and_leaves_the_quantizers():
+    setting = trainable(network(), labelled(), ribs.Budget(bops="4/4"), (2, 4, 8), 16)
+    noise, layer = Noise(setting), setting.network.model[0]
+    x = loader()[0]
+    positions = torch.tensor([0.25, 2.0, 2.0], dtype=torch.float64, requires_grad=True)  # 2.5 bits and 8
+    with noise.within(between(setting, positions)):
+        torch.manual_seed(0)
+        found = layer.input_quantizer(x)
+    step, zero_point = layer.input_quantizer.step[2], layer.input_quantizer.zero_point[2]  # of 8 bits
+    low, high = (0 - zero_point) * step, (255 - zero_point) * step
+    torch.manual_seed(0)
+    torch.testing.assert_close(found, noisy(x, low, high, torch.tensor(2.5)))
+    found.square().mean().backward()
+    assert positions.grad[0] < 0 and noise.parameters[1].grad is not None
+    layer.input_quantizer.set_bits(4)
+    assert len(layer.input_quantizer(x).unique()) <= 16
+
+
+def test_learn_bits_refuses_a_loader_without_labels_and_rates_that_diverge():
+    with pytest.raises(ValueError, match=r"method='lsq' is not supported; give one of \('fracbits', 'nipq'\)"):
+        learn_bits(network(), labelled(), ribs.Budget(bops="4/4"), method="lsq")
     with pytest.raises(ValueError, match="yields no labels"):
         learn_bits(network(), loader(), ribs.Budget(bops="4/4"))
     with pytest.raises(ValueError, match=r"\[learn_bits\] the loss is (nan|inf) in epoch \d"):
