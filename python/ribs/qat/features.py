@@ -43,8 +43,10 @@ def seen(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]
 
 
 def distance(own: Tensor, other: Tensor) -> Tensor:
-    """The squared error of a feature as a share of the teacher's mean square: of FitNets (Romero et al., 2015,
-    equation 3) without a regressor, and divided so that features of all sizes weigh alike.
+    """The squared error of a feature as a share of the teacher's mean square.
+
+    That of FitNets (Romero et al., 2015, equation 3), without a regressor, divided so that features of all sizes weigh
+    alike.
     """
     target = other.float()
     scale = target.square().mean().clamp(min=TINY)

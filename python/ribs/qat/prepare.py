@@ -146,8 +146,10 @@ def _learn_activations(model: nn.Module, method: Method) -> None:
             if not isinstance(quantizer, Quantizer) or quantizer.bits == FLOAT_BITS:
                 continue
             if type(quantizer) is FakeQuantizer:
-                made = LearnedActivations(quantizer, learn_offset=method == "lsq+")
-                parent.add_module(name, ClippedActivations(quantizer) if method == "pact" else made)
+                if method == "pact":
+                    parent.add_module(name, ClippedActivations(quantizer))
+                else:
+                    parent.add_module(name, LearnedActivations(quantizer, learn_offset=method == "lsq+"))
             elif type(quantizer) is ShareQuantizer:
                 parent.add_module(name, LearnedShares(quantizer))
 
