@@ -1,8 +1,10 @@
 """Training at the bits of a search beside uniform bits, and a training step beside LSQ in plain torch.
 
-Run: python benchmarks/qat.py [--network resnet18] [--bits 3/3 2/2] [--seeds 3] [--epochs 3] [--batches 100]
-    [--device cpu|cuda] [--rounds 5] [--compile]
-Needs the extras `demo` and `train`; the network is trained once. All trainings have the same data, length and rates.
+Run: python benchmarks/qat.py [--network resnet18] [--bits 3/3 2/2] [--methods uniform ribs pact fracbits] [--seeds 3]
+    [--epochs 3] [--batches 100] [--device cpu|cuda] [--rounds 5] [--compile]
+Needs the extras `demo` and `train`; the network is trained once. All trainings have the same data, length and rates: of
+LSQ, at uniform bits or those of ribs, and of PACT at uniform bits. FracBits and NIPQ learn their bits before, in a
+training of the same length, and have LSQ at them.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +25,12 @@ from torch import Tensor, nn
 import ribs
 from ribs.cli import digits
 from ribs.qat import Training, fit, parameter_groups, prepare
+from ribs.qat.rivals.learned_bits import learn_bits
 from ribs.quant.layers import QuantizedLayer
 from ribs.quant.quantizer import FakeQuantizer, code_range
 from ribs.select.table import text_table
+
+METHODS = ("uniform", "ribs", "pact", "fracbits", "nipq")
 
 
 class Stream:
@@ -123,10 +129,22 @@ def speed(model: nn.Module, count: int, options: argparse.Namespace) -> list[lis
     return [[name, f"{1e3 * found[name]:.1f}", f"{found[name] / found['ribs']:.2f}"] for name in steps]
 
 
+def choose(name: str, model: nn.Module, calibration: list, bits: str, stream: Stream, training: Training) -> tuple:
+    """The bits of a method at the BOPs of uniform bits, and how it trains."""
+    budget = ribs.Budget(bops=bits)
+    if name in ("fracbits", "nipq"):
+        options = {"training": training, "calibration_samples": 512}
+        return learn_bits(model, stream, budget, method=name, **options), "lsq"
+    if name == "ribs":
+        return ribs.search(model, calibration, budget, algorithm="paper", iterations=1, progress=False), "lsq"
+    return tuple(map(int, bits.split("/"))), "pact" if name == "pact" else "lsq"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--bits", nargs="*", default=["3/3", "2/2"])
+    parser.add_argument("--methods", nargs="*", default=["uniform", "ribs"], choices=METHODS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batches", type=int, default=100, help="of an epoch")
@@ -155,15 +173,18 @@ def main() -> None:
     calibration = list(digits.batches("train", count, 64, 8, seed=100))
     rows = []
     for bits in options.bits:
-        uniform = tuple(map(int, bits.split("/")))
-        found = ribs.search(model, calibration, ribs.Budget(bops=bits), algorithm="paper", iterations=1, progress=False)
-        for name, chosen in (("uniform", uniform), ("ribs", found)):
+        for name in options.methods:
+            training = Training(epochs=options.epochs, lr=options.lr, step_lr=options.step_lr)
+            stream = Stream(count, options.batches, options.batch_size, 0)
+            chosen, method = choose(name, model, calibration, bits, stream, training)
             before = ribs.quantize(model, calibration, getattr(chosen, "bits", chosen), progress=False)
             accuracies, started = [], time.perf_counter()
             for seed in range(options.seeds):
-                training = Training(epochs=options.epochs, lr=options.lr, step_lr=options.step_lr, seed=seed)
+                training = replace(training, seed=seed)
                 stream = Stream(count, options.batches, options.batch_size, seed)
-                fitted = fit(model, stream, chosen, training=training, calibration_samples=512, progress=False)
+                fitted = fit(
+                    model, stream, chosen, training=training, method=method, calibration_samples=512, progress=False
+                )
                 accuracies.append(digits.accuracy(fitted.result.model, *test))
             spread = statistics.stdev(accuracies) if len(accuracies) > 1 else math.nan
             row = [bits, name, f"{before.bops / 1e9:.4f}", f"{digits.accuracy(before.model, *test):.2f}"]
@@ -171,7 +192,7 @@ def main() -> None:
             row += [" ".join(f"{each:.2f}" for each in accuracies)]
             rows.append([*row, f"{(time.perf_counter() - started) / options.seeds:.0f}"])
             print(rows[-1], flush=True)
-    header = ["BOPs of", "bits", "GBOPs", "before %", "trained %", "standard error", "by seed", "s each"]
+    header = ["BOPs of", "method", "GBOPs", "before %", "trained %", "standard error", "by seed", "s each"]
     print(text_table(header, rows, right=(2, 3, 4, 5, 7)))
 
 

@@ -119,6 +119,34 @@ def test_the_objective_is_the_formula():
     torch.testing.assert_close(found.double(), 0.7 * entropy + 0.3 * 4 * divergence, rtol=1e-5, atol=0)
 
 
+def test_features_add_the_mean_of_their_relative_squared_errors():
+    from ribs.qat.objective import Objective
+    from ribs.quant.inputs import Inputs
+
+    network, teacher = (nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 4)).double() for _ in range(2))
+    x, labels = torch.randn(5, 3).double(), torch.tensor([0, 3, 1, 1, 2])
+    facts = Training(epochs=1, distillation=0.0, features=(("0", "0"), ("1", "1")), feature_weight=0.5)
+    objective = Objective(facts, teacher)
+    with objective.watch(network):
+        objective(network(x), Inputs((x,), {}), labels).backward()
+    found = network[0].weight.grad.clone()
+    network.zero_grad()
+    a, b = network[0](x), teacher[0](x).detach()
+    parts = [((p - q) ** 2).sum() / (q**2).sum() for p, q in ((a, b), (a.tanh(), b.tanh()))]
+    (nn.functional.cross_entropy(network(x), labels) + 0.5 * sum(parts) / 2).backward()
+    torch.testing.assert_close(found, network[0].weight.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_a_network_comes_nearer_to_the_features_of_its_teacher():
+    model, (x, _) = with_norm(), samples()
+    facts = [Training(epochs=6, distillation=0.0, features=pairs, **FAST) for pairs in ((), (("4", "4"),))]
+    results = [trained(model, training=each, teacher=model).result.model for each in facts]
+    with torch.no_grad():
+        errors = [float((each[:5](x) - model[:5](x)).square().mean()) for each in results]
+    assert errors[1] < 0.5 * errors[0], errors
+    assert not any(each._forward_hooks for result in results for each in result.modules())
+
+
 class KilledError(Exception):
     pass
 
@@ -270,6 +298,20 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
     assert same(weights, other[1][0]) and same(normed, other[1][1])
 
 
+def with_features(*pairs):
+    return Training(epochs=1, features=pairs)
+
+
+class Unused(nn.Sequential):
+    """Has modules that it does not call."""
+
+    def __init__(self):
+        super().__init__(*with_norm())
+
+    def forward(self, x):
+        return self[7](x.new_zeros(len(x), 96))
+
+
 def test_what_fit_refuses():
     x, labels = samples(32)
     cases = [
@@ -283,6 +325,16 @@ def test_what_fit_refuses():
             {"teacher": nn.Sequential(nn.Flatten(), nn.Linear(64, 5))},
             r"teacher's output is \(2, 5\) and the model's \(2, 4\)",
         ),
+        (
+            {"training": with_features(("4", "4"))},
+            r"features=.* are those of a teacher, and there is none",
+        ),
+        ({"training": with_features(("9", "4")), "teacher": with_norm()}, "names '9', which Sequential does not have"),
+        ({"training": with_features(("4", "4")), "teacher": Unused()}, "'4', which the teacher does not call"),
+        (
+            {"training": with_features(("0", "7")), "teacher": with_norm()},
+            r"features of '0' are \(6, 6, 6\) a sample in the model, and those of '7' \(4,\) in the teacher",
+        ),
     ]
     for options, message in cases:
         with pytest.raises(ValueError, match=message):
@@ -291,6 +343,8 @@ def test_what_fit_refuses():
         Training(lr=0)
     with pytest.raises(ValueError, match=r"progressive=\(4, 8\) is not supported; give falling bits"):
         Training(progressive=(4, 8))
+    with pytest.raises(ValueError, match=r"features=\('4', '4'\) is not supported; give a tuple of pairs"):
+        Training(features=("4", "4"))
     with pytest.raises(ValueError, match=r"distillation=2 is not supported; give a share in 0..1"):
         Training(distillation=2)
     model = with_norm()

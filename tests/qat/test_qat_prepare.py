@@ -252,7 +252,11 @@ BAD = {
     "bits of other layers": ({"bits": {"conv": 4}}, ValueError, "names no unit"),
     "bits of some layers": ({"bits": {"stem": 4}}, ValueError, "leaves out"),
     "bits out of range": ({"bits": 9}, ValueError, "is not allowed"),
-    "method": ({"method": "dorefa"}, ValueError, r"method='dorefa' is not supported; give one of \('lsq', 'lsq\+'\)"),
+    "method": (
+        {"method": "dorefa"},
+        ValueError,
+        r"method='dorefa' is not supported; give one of \('lsq', 'lsq\+', 'pact'\)",
+    ),
 }
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import nn
 
 from ribs.cli.output import print_json
-from ribs.io.folder import write_file
 from ribs.io.saved import read
 from ribs.report.page import page
+from ribs.select.files import write_file
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -25,6 +25,7 @@ import ribs
 from ribs.io import schema
 from ribs.io.content import WeightsFile, upgraded
 from ribs.io.errors import FormatError
+from ribs.select.files import write_new
 
 FORMAT = "ribs result"
 VERSION = 2
@@ -83,7 +84,7 @@ def write(path: Path, files: Mapping[str, bytes]) -> None:
     try:
         new.mkdir()
         for name, content in files.items():
-            _write_file(new / name, content)
+            write_new(new / name, content)
         _sync(new)
         if path.exists():
             os.rename(path, old)
@@ -113,17 +114,6 @@ def check_file(function: str, path: Path) -> None:
         raise FileNotFoundError(f"[{function}] {path.parent} is no folder; make it first")
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"[{function}] {path.parent} is not writable; give another path")
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write one file, which appears whole. Raises: OSError, and then what was there still is."""
-    new = path.with_name(f".{path.name}.new-{secrets.token_hex(4)}")
-    try:
-        _write_file(new, content)
-        os.replace(new, path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
 
 
 def result_file(content: Mapping[str, Any]) -> bytes:
@@ -225,13 +215,6 @@ def _check_file(path: Path, saved: WeightsFile) -> None:
 def _checksum(head: Mapping[str, Any], content: Mapping[str, Any]) -> str:
     text = json.dumps([head, content], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sync(folder: Path) -> None:

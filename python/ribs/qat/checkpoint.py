@@ -6,11 +6,12 @@ import io
 import json
 import os
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from ribs.select.files import write_file
 
 LAST, BEST, HISTORY = "last.pt", "best.pt", "history.json"
 
@@ -68,7 +69,6 @@ class Folder:
         if self.path is None:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        write_file = import_module("ribs.io.folder").write_file  # of a room beside: known when it is needed
         if best is not None:
             write_file(self.path / BEST, _bytes(best))
         write_file(self.path / LAST, _bytes({**state, "identity": self.identity}))

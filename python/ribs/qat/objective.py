@@ -1,14 +1,16 @@
-"""What training minimises: the loss of labels, and the divergence from a teacher."""
+"""What training minimises: the loss of labels, and the divergence from a teacher and from its features."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ribs.qat.features import check_features, distance, seen
 from ribs.qat.training import Training
 from ribs.quant.inputs import Inputs, as_inputs
 from ribs.select.loss import find_tensor
@@ -20,11 +22,19 @@ class Objective:
     """A mean over a batch of (1 - d) x cross entropy of the labels + d x T^2 x KL(teacher || network) at temperature T.
 
     d: the share of the teacher, `Training.distillation`; 0 without one.  T: `Training.temperature`.
+    With `Training.features`, their weight x the mean distance to the teacher's besides, where the network is watched.
     """
 
     def __init__(self, training: Training, teacher: nn.Module | None) -> None:
         self.training, self.teacher = training, teacher
         self.share = 0.0 if teacher is None else training.distillation
+        self._own: dict[str, Tensor] = {}
+
+    @contextmanager
+    def watch(self, network: nn.Module) -> Iterator[None]:
+        """Within, features are those of the last forward pass of this network."""
+        with seen(network, [own for own, _ in self.training.features]) as self._own:
+            yield
 
     def __call__(self, output: Any, inputs: Inputs, labels: Tensor | None) -> Tensor:
         logits = find_tensor(output).float()
@@ -34,13 +44,19 @@ class Objective:
             loss = loss + (1 - self.share) * F.cross_entropy(
                 logits, labels, label_smoothing=self.training.label_smoothing
             )
+        pairs = self.training.features
+        if self.share == 0 and not pairs:
+            return loss
+        assert self.teacher is not None
+        with torch.no_grad(), seen(self.teacher, [other for _, other in pairs]) as theirs:
+            target = find_tensor(inputs.call(self.teacher)).float()
         if self.share > 0:
-            assert self.teacher is not None
-            with torch.no_grad():
-                target = find_tensor(inputs.call(self.teacher)).float()
             t = self.training.temperature
             own, others = F.log_softmax(logits / t, -1), F.log_softmax(target / t, -1)
             loss = loss + self.share * t**2 * F.kl_div(own, others, reduction="batchmean", log_target=True)
+        if pairs:
+            parts = [distance(self._own[own], theirs[other]) for own, other in pairs]
+            loss = loss + self.training.feature_weight * torch.stack(parts).mean()
         return loss
 
     @torch.no_grad()
@@ -48,20 +64,26 @@ class Objective:
         """Refuse what cannot be trained, by one batch and the float model.
 
         Raises: ValueError for labels that are missing or not those of the model's classes, and for a teacher of other
-            classes; TypeError for outputs without [samples, classes] logits.
+            classes or features; TypeError for outputs without [samples, classes] logits.
         """
         inputs = as_inputs(model, batch)
         few = inputs.head(2).to(next(model.parameters()).device)
-        logits = find_tensor(few.call(model))
+        pairs = self.training.features
+        with seen(model, [own for own, _ in pairs]) as own:
+            logits = find_tensor(few.call(model))
         if logits.dim() != 2:
             raise TypeError(f"[fit] the model's output is {tuple(logits.shape)}, not [samples, classes] logits")
         if self.teacher is not None:
-            target = find_tensor(few.call(self.teacher))
+            with seen(self.teacher, [other for _, other in pairs]) as theirs:
+                target = find_tensor(few.call(self.teacher))
             if target.shape != logits.shape:
                 raise ValueError(
                     f"[fit] the teacher's output is {tuple(target.shape)} and the model's {tuple(logits.shape)}; give "
                     "a teacher of the same classes"
                 )
+            check_features(own, theirs, pairs)
+        elif pairs:
+            raise ValueError(f"[fit] features={pairs} are those of a teacher, and there is none; give a teacher")
         if self.share == 1:
             return
         labels = labels_of(batch)

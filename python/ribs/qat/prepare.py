@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ribs.qat.quantizers import LearnedActivations, LearnedShares, LearnedWeights
+from ribs.qat.rivals.pact import ClippedActivations
 from ribs.quant.copies import unwrap
 from ribs.quant.inputs import collect
 from ribs.quant.layers import QuantizedLayer
@@ -26,7 +27,7 @@ from ribs.select.cost import AnyBits, CostTable
 from ribs.select.plan import bit_widths
 from ribs.select.result import Result, SearchCost
 
-Method = Literal["lsq", "lsq+"]
+Method = Literal["lsq", "lsq+", "pact"]
 ORIGIN = "_qat_origin"  # the attribute of a network in training that holds what its result will be
 
 
@@ -54,7 +55,8 @@ def prepare(
     loader: as for `ribs.search`; its first `calibration_samples` samples show what steps to begin with: those of least
         squared error, or the recipe's. It is read once.
     bits: a `Result`, of which only the bits, the units and the recipe are used, or as for `ribs.quantize`.
-    method: "lsq", or "lsq+", which learns the zero points of activations too.
+    method: "lsq"; "lsq+", which learns the zero points of activations too; or, to compare with, "pact", where steps of
+        activations learn of clipped values alone (`ribs.qat.rivals.pact`).
     per_channel: give each output channel of weights a step of its own; by default there is one for a layer, as in LSQ.
     units, recipe, skip: as for `ribs.search`; those of a result are its own.
 
@@ -79,8 +81,8 @@ def prepare(
     calibrate(network, batches, bit_widths(origin.bits.values()))
     network.configure(origin.bits)
     _learn_weights(network, per_channel)
-    _learn_activations(network.model, learn_offset=method == "lsq+")
-    _train_what_trained(network.model, model)
+    _learn_activations(network.model, method)
+    train_what_trained(network.model, model)
     setattr(network.model, ORIGIN, origin)
     return network.model.train()
 
@@ -138,18 +140,21 @@ def _learn_weights(network: QuantizedNetwork, per_channel: bool) -> None:
         layer.weight_quantizer = LearnedWeights(quantizer, quantizer.axis if per_channel else None, step, live)
 
 
-def _learn_activations(model: nn.Module, *, learn_offset: bool) -> None:
+def _learn_activations(model: nn.Module, method: Method) -> None:
     for parent in list(model.modules()):
         for name, quantizer in list(parent.named_children()):
             if not isinstance(quantizer, Quantizer) or quantizer.bits == FLOAT_BITS:
                 continue
             if type(quantizer) is FakeQuantizer:
-                parent.add_module(name, LearnedActivations(quantizer, learn_offset=learn_offset))
+                if method == "pact":
+                    parent.add_module(name, ClippedActivations(quantizer))
+                else:
+                    parent.add_module(name, LearnedActivations(quantizer, learn_offset=method == "lsq+"))
             elif type(quantizer) is ShareQuantizer:
                 parent.add_module(name, LearnedShares(quantizer))
 
 
-def _train_what_trained(network: nn.Module, model: nn.Module) -> None:
+def train_what_trained(network: nn.Module, model: nn.Module) -> None:
     """Have the parameters that the model brought require gradients where they did there."""
     steps = {id(each) for module in network.modules() if isinstance(module, Quantizer) for each in module.parameters()}
     brought = [each for each in network.parameters() if id(each) not in steps]

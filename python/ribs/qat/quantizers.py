@@ -37,9 +37,11 @@ class Learned(FakeQuantizer):
 
     step: a parameter, [1] per tensor or [1, channels] along `axis`.
     floor: like it, the least that is used.
+    decays: whether weight decay is for the step too.
     """
 
     learns = True
+    decays = False
     floor: Tensor
 
     def __init__(self, quantizer: FakeQuantizer, axis: int | None, step: Tensor, zero_point: Tensor) -> None:

@@ -170,7 +170,8 @@ class Run:
         self.wrapped.train()
         total, made, skipped, in_a_row = 0.0, 0, 0, 0
         label = f"epoch {number + 1} of {self.training.epochs}"
-        with tqdm(self.loader, label, unit="batch", disable=not progress, file=sys.stderr) as bar:
+        bar = tqdm(self.loader, label, unit="batch", disable=not progress, file=sys.stderr)
+        with self.objective.watch(self.network), bar:
             for index, batch in enumerate(bar):
                 done = (number + index / len(self.loader)) / self.training.epochs
                 self._set_rates(done)

@@ -17,6 +17,9 @@ class Training:
     label_smoothing: of labels, 0..1.
     distillation: the share of the loss that is the divergence from the teacher's outputs; the rest is of the labels,
         which are not needed at 1.  temperature: of that divergence.
+    features: pairs of names, of a module of the network and one of the teacher, such as (("layer4", "layer4"),): the
+        loss has besides the mean over them of the squared difference of their outputs, divided by the mean square of
+        the teacher's (FitNets, Romero et al., 2015, without a regressor: shapes are equal), times feature_weight.
     ema: the decay of an average of the weights that is evaluated and returned in their place; None for none.
     progressive: bits of the stages before the last, such as (8, 5): all stages have as many epochs, and in these no
         unit has fewer bits (PROFIT, Park and Yoo, 2020). Steps are found anew where a stage begins.
@@ -36,6 +39,8 @@ class Training:
     label_smoothing: float = 0.0
     distillation: float = 1.0
     temperature: float = 1.0
+    features: tuple[tuple[str, str], ...] = ()
+    feature_weight: float = 1.0
     ema: float | None = None
     progressive: tuple[int, ...] = ()
     dampening: float = 0.0
@@ -54,6 +59,9 @@ class Training:
         _check(0 <= self.label_smoothing < 1, "0..1, below 1", label_smoothing=self.label_smoothing)
         _check(0 <= self.distillation <= 1, "a share in 0..1", distillation=self.distillation)
         _check(self.temperature > 0, "a positive number", temperature=self.temperature)
+        holds = all(isinstance(pair, tuple) and len(pair) == 2 for pair in self.features)
+        _check(holds, "a tuple of pairs of names (of the network, of the teacher)", features=self.features)
+        _check(self.feature_weight > 0, "a positive number", feature_weight=self.feature_weight)
         _check(self.ema is None or 0 <= self.ema < 1, "0..1, below 1, or None", ema=self.ema)
         falling = sorted(self.progressive, reverse=True) == list(self.progressive)
         holds = falling and set(self.progressive) <= set(range(1, 9)) and len(self.progressive) < self.epochs

@@ -15,6 +15,7 @@ from ribs.quant.network import Bits
 from ribs.quant.recipe import RecipeName
 from ribs.select.cost import Configuration, CostTable
 from ribs.select.exported import OnnxExport
+from ribs.select.files import write_file
 from ribs.select.table import text_table
 
 
@@ -194,7 +195,7 @@ class Result:
             what was there still is.
         """
         page = import_module("ribs.report.page").page(self)
-        import_module("ribs.io.folder").write_file(Path(path), page.encode())
+        write_file(Path(path), page.encode())
 
     def __str__(self) -> str:
         return self.summary()

@@ -12,7 +12,6 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from ribs.select.algorithm import work_of_neighbours
 from ribs.select.budget import Budget, in_words
 from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties
 from ribs.select.cost import Configuration, CostTable
+from ribs.select.files import write_file
 from ribs.select.front import ANCHORS, search_front
 from ribs.select.loss import TaskLoss, kl_divergence
 from ribs.select.measurement import MIB
@@ -125,7 +125,7 @@ class Sweep:
         path = Path(path)
         check_ending(path)
         text = self.as_csv() if path.suffix == ".csv" else json.dumps(self.as_json(), indent=2) + "\n"
-        import_module("ribs.io.folder").write_file(path, text.encode())  # of a room above: known when it is needed
+        write_file(path, text.encode())
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the network, for other programs."""

@@ -9,9 +9,10 @@ from typing import Any, get_args
 
 from ribs.io.export.sites import Form, Packing
 from ribs.io.export.versions import ONNX, check_versions
-from ribs.io.folder import check_file, write_file
+from ribs.io.folder import check_file
 from ribs.quant.inputs import as_inputs
 from ribs.select.exported import OnnxExport
+from ribs.select.files import write_file
 from ribs.select.result import Result
 
 

@@ -14,13 +14,14 @@ from torch.export import ExportedProgram
 from ribs.io.errors import ExportError
 from ribs.io.export.sites import Site, Weights, capture, with_sites
 from ribs.io.export.versions import TORCH, check_versions
-from ribs.io.folder import check_file, write_file
+from ribs.io.folder import check_file
 from ribs.ops import twin
 from ribs.quant.copies import copy_model
 from ribs.quant.inputs import as_inputs
 from ribs.quant.layers import QuantizedLayer
 from ribs.quant.quantizer import FakeQuantizer, ShareQuantizer, code_range
 from ribs.quant.tree import tensors
+from ribs.select.files import write_file
 from ribs.select.result import Result
 
 
