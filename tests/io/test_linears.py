@@ -125,8 +125,21 @@ def test_torchao_computes_what_the_network_does(name):
     assert not any(isinstance(each, integers) for each in model.parameters())
 
 
-def test_a_loaded_result_gives_the_same(tmp_path):
-    make, batch = TRANSFORMER
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_weights_that_are_read_or_made_elsewhere_stay_in_float():
+    model = made(HeadFirst, 1)
+    torch.nn.utils.weight_norm(model.fc)
+    batch = NETS["tied"][1]
+    config, tensors = compressed_tensors(quantized(model, batch), model)
+    assert config["ignore"] == ["read", "fc"]
+    state, bits = read(config, tensors)
+    assert bits.keys() == {"head"} and state.keys() == model.state_dict().keys()
+    for name in state.keys() - {"head.weight"}:
+        assert torch.equal(state[name], model.state_dict()[name])
+
+
+@pytest.mark.parametrize(("make", "batch"), [TRANSFORMER, NETS["tied"]], ids=["transformer", "tied"])
+def test_a_loaded_result_gives_the_same(make, batch, tmp_path):
     model = made(make, 1)
     result = quantized(model, batch)
     result.save(tmp_path / "a")

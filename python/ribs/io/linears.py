@@ -110,7 +110,7 @@ def _state(function: str, result: Result, model: nn.Module) -> tuple[dict[str, W
         path = f"{name}.weight_quantizer" if name else "weight_quantizer"
         site = sites.get(path)
         read = set(seen.sources[name]) & set(seen.otherwise)
-        # What else reads the weights of an embedding has them under the embedding's name.
+        # Weights that are read elsewhere too must have another name there, as an embedding's in a last layer have.
         free = layer.layer is not None and all(set(names[id(state[each])]) - weights for each in read & state.keys())
         if isinstance(site, Weights) and free and layer.plain and type(layer.layer) is nn.Linear:
             linears[name] = site
