@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_search(commands.add_parser("search", help="find the best bits of a network within a budget"))
+    _add_sweep(commands.add_parser("sweep", help="the best bits of a network at each of many budgets"))
     _add_evaluate(commands.add_parser("evaluate", help="top-1 accuracy of a saved result on labelled images"))
     _add_report(commands.add_parser("report", help="a page of HTML about a saved result"))
     _add_compare(commands.add_parser("compare", help="ribs beside other ways to choose bits, at the same budgets"))
@@ -76,6 +77,31 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--no-progress", action="store_true", help="no bars")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--data", required=True, help="a folder of images, or a torch file of tensors")
+    _add_budget(parser, "; repeated, it makes several budgets")
+    _add_candidates(parser)
+    _add_units(parser)
+    _add_recipe(parser)
+    _add_loss(parser)
+    parser.add_argument("--proposals", type=int, metavar="N", help="configurations measured (default: 8 a unit)")
+    parser.add_argument("--samples", type=int, default=1024, help="calibration samples (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    parser.add_argument("--max-seconds", type=float, metavar="S", help="return the best found in about this time")
+    parser.add_argument(
+        "--cache-mib", type=float, default=1024, metavar="MIB", help="for what is kept (default: %(default)s)"
+    )
+    parser.add_argument("--journal", metavar="FOLDER", help="keep every measured loss, to go on after an interruption")
+    parser.add_argument("--out", metavar="FILE", help="save the points (.json, .csv)")
+    parser.add_argument("--plot", metavar="FILE", help="save a picture of loss over cost (.png, .svg)")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--no-progress", action="store_true", help="no bars")
+    parser.add_argument("--json", action="store_true", help="print the points as JSON")
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:

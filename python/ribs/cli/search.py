@@ -37,9 +37,9 @@ def run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         workers=arguments.workers,
     )
-    with _processes() as first:
+    with processes() as first:
         result = ribs.search(
-            model.to(_device(arguments.device)),
+            model.to(device_of(arguments.device)),
             loader,
             budget,
             units=arguments.units,
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _processes() -> Iterator[bool]:
+def processes() -> Iterator[bool]:
     """Join the other processes that torchrun started, if any; whether this is the one that speaks."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield True
@@ -78,7 +78,7 @@ def _processes() -> Iterator[bool]:
         dist.destroy_process_group()
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
     """Each process of one machine takes a GPU of its own."""
     return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" and "LOCAL_RANK" in os.environ else name
 

@@ -30,7 +30,7 @@ from ribs.select.algorithm import work_of_neighbours
 from ribs.select.budget import Budget, in_words
 from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties
 from ribs.select.cost import Configuration, CostTable
-from ribs.select.front import ANCHORS, search_front
+from ribs.select.front import ANCHORS, TRIES, search_front
 from ribs.select.loss import TaskLoss, kl_divergence
 from ribs.select.measuring import WEIGHTS_SHARE, Options, measuring
 from ribs.select.plan import Plan
@@ -41,7 +41,7 @@ from ribs.select.sensitivity import MIB, Sensitivity
 from ribs.select.setup import set_up
 from ribs.select.table import text_table
 
-PROPOSALS_A_UNIT = 9  # of all budgets together: with all else about twice the work of one search
+PROPOSALS_A_UNIT = 8  # of all budgets together: with all else about twice the work of one search
 
 
 @dataclass(frozen=True)
@@ -190,9 +190,9 @@ def sweep(
     """Choose the bits of every unit that lose the least within each of several budgets, from one table of measurements.
 
     budgets: all bound the same, from the same sides and in the same accounting, such as bit operations from above.
-    proposals: how many configurations are measured at most, beside the uniform ones and the neighbours of two; by
-        default 9 for each unit, or, of few budgets, 6 for each unit and budget. With 20 budgets or 200 that is about
-        twice the work of one search. docs/search.md compares the points with those of single searches.
+    proposals: how many configurations are measured at most, beside the uniform ones and what a few budgets begin with;
+        by default 8 for each unit, or, of one budget, 6. For 20 budgets or 200 that is about twice the work of one
+        search. docs/search.md compares the points with those of single searches.
     The other arguments are as for `ribs.search`. A journal of a sweep serves a search of the same network, and the
     other way round.
 
@@ -235,12 +235,12 @@ def sweep(
     if proposals is None:
         proposals = min(PROPOSALS_A_UNIT, 6 * len(plans)) * len(plan.candidates)
     anchors = min(len(ANCHORS), len(plans))
-    losses = len(uniform) + anchors * neighbours + proposals
-    work = len(uniform) + anchors * (work + 1) + proposals
+    others = len(uniform) + anchors * (1 + TRIES) + proposals
+    losses, work = others + anchors * neighbours // 2, others + anchors * work / 2  # of the neighbours, those below
     same = {"budget": str([plan.limits for plan in plans]), "proposals": str(proposals)}
     with measuring(model, setup, setup.batches, options, same) as measures:
         sensitivity, bars = measures.sensitivity, measures.bars
-        measures.announce(f"{len(plans)} budgets", "at most", losses, work)
+        measures.announce(f"{len(plans)} budgets", "about", losses, work)
         measures.calibrate()
         bars.start_search(work)
         samples = Samples(sensitivity.measure, sensitivity.samples)
