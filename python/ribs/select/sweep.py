@@ -41,7 +41,8 @@ from ribs.select.sensitivity import MIB, Sensitivity
 from ribs.select.setup import set_up
 from ribs.select.table import text_table
 
-PROPOSALS_A_UNIT = 8  # of all budgets together: with all else about twice the work of one search
+PROPOSALS_A_UNIT = 8  # of all budgets together: with all else at most twice the work of one search
+ONE_BUDGET = 6  # of one alone
 
 
 @dataclass(frozen=True)
@@ -230,10 +231,9 @@ def sweep(
     )
     network, plans = setup.network, setup.plans
     [plan, *_] = plans
-    uniform = _uniform(plan)
+    uniform = uniform_choices(plan)
     neighbours, work = work_of_neighbours(plan)
-    if proposals is None:
-        proposals = min(PROPOSALS_A_UNIT, 6 * len(plans)) * len(plan.candidates)
+    proposals = default_proposals(plans) if proposals is None else proposals
     anchors = min(len(ANCHORS), len(plans))
     others = len(uniform) + anchors * (1 + TRIES) + proposals
     losses, work = others + anchors * neighbours // 2, others + anchors * work / 2  # of the neighbours, those below
@@ -308,7 +308,12 @@ def _check(budgets: Sequence[Budget], proposals: int | None) -> None:
             )
 
 
-def _uniform(plan: Plan) -> list[Choice]:
+def default_proposals(plans: Sequence[Plan]) -> int:
+    """How many configurations are proposed at most."""
+    return min(PROPOSALS_A_UNIT, ONE_BUDGET * len(plans)) * len(plans[0].candidates)
+
+
+def uniform_choices(plan: Plan) -> list[Choice]:
     """The configurations in which all units with a choice have the same bits, with rising bits.
 
     Where weights and activations come apart, those of equal bits.
