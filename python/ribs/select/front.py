@@ -35,7 +35,6 @@ def search_front(
     seed: int = 0,
     stop: Callable[[], bool] = lambda: False,
     agree: Callable[[list[Choice]], list[Choice]] = lambda choices: choices,
-    on_round: Callable[[], None] = lambda: None,
 ) -> tuple[list[Choice], bool]:
     """Search the configurations of least loss within each of several budgets.
 
@@ -44,10 +43,9 @@ def search_front(
         candidates, and share those that are found to be impossible.
     samples: of these candidates.
     first: configurations to measure first, such as uniform ones.
-    proposals: how many configurations are measured at most, beside these and the neighbours.
+    proposals: how many configurations are measured at most, beside these and what some budgets begin with.
     seed: of the draws.  stop: asked between shards and rounds. Once it is true what was measured so far decides.
     agree: called with what is to be measured next; returns the same in all processes.
-    on_round: told of every round after it is done.
 
     Returns: for each budget the best configuration within it of all that were measured on all samples; whether `stop`
         ended the search.
@@ -65,7 +63,6 @@ def search_front(
     left = proposals
     while left > 0 and not front.stopped and (measured := front.round(min(TOGETHER, left))):
         left -= measured
-        on_round()
     return front.finish(), front.stopped
 
 
