@@ -15,6 +15,7 @@ LEAST = {
     "export": ["saved", "net", "a.onnx", "--data", "d"],
     "compare": ["net", "--data", "d", "--budget-size", "5", "--budget-size", "6"],
     "count": ["net"],
+    "sweep": ["net", "--data", "d", "--budget-bops", "3/3", "--budget-bops", "4/4"],
     "qat": ["net", "--data", "d", "--at", "4/4"],
     "demo": [],
     "reproduce": ["table1a/ribs-28.5"],

@@ -36,6 +36,7 @@ LINK = re.compile(r"\]\(((?!https?:)[^)\s]+)\)")
 OPTIONAL = {
     "executorch": "executorch",
     "openvino": "openvino",
+    "ribs.io.linears.torchao_model": "torchao",
     "torch.utils.tensorboard": "tensorboard",
     "torchao": "torchao",
     "wandb": "wandb",
@@ -111,7 +112,7 @@ def missing(source: str) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     wanted = {package for name, package in OPTIONAL.items() if any(f"{each}.".startswith(f"{name}.") for each in names)}
     return {package for package in wanted if find_spec(package) is None}
 

@@ -23,6 +23,7 @@ SIGNALLED = 128  # and the number of a signal, as shells have it
 # What a command does is `run` of ribs.cli.NAME, its flags are `add_flags` of ribs.cli.commands.NAME.
 COMMANDS = (
     "search",
+    "sweep",
     "qat",
     "evaluate",
     "report",

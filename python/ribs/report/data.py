@@ -14,6 +14,7 @@ from torch import Tensor
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, code_range
 from ribs.select.cost import MIB_IN_BITS
 from ribs.select.result import IterationRecord, Result
+from ribs.select.sweep import Sweep
 
 Table = dict[str, list[Any]]
 BINS = 128  # of a histogram, over the levels of a grid: one each for more
@@ -114,6 +115,25 @@ def _shares(record: IterationRecord, limits: Mapping[str, int]) -> Iterator[tupl
     for name, spent in record.spent.items():
         parts = sorted(map(abs, (spent, limits[name])))
         yield (float(Fraction(*parts)) if parts[1] else 1.0), name
+
+
+def front_table(sweep: Sweep) -> Table:
+    """What was measured at each budget of a sweep, and of uniform networks.
+
+    budget: in words.  uniform: whether it is a uniform network, which follow the others.
+    loss, standard_error, bops, size_mib: as in `ribs.select.sweep.Point`.
+    and a column for each other resource that all budgets bound, with what is spent; None of uniform networks.
+    """
+    points = (*sweep.points, *sweep.uniform)
+    table: Table = {"budget": [point.budget for point in points]}
+    table["uniform"] = [number >= len(sweep.points) for number in range(len(points))]
+    table |= {name: [getattr(point, name) for point in points] for name in ("loss", "standard_error")}
+    table |= {name: [getattr(point, name) for point in points] for name in ("bops", "size_mib")}
+    for each in sweep.points[0].spending:
+        if each.name not in ("bops", "size"):
+            spent = [{own.name: float(own.spent) for own in point.spending} for point in points]
+            table[each.name] = [own.get(each.name) for own in spent]
+    return table
 
 
 def printable(text: str) -> str:

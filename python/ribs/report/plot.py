@@ -1,4 +1,4 @@
-"""Pictures of a search's result and of comparisons, drawn with matplotlib (the extra `plot`)."""
+"""Pictures of a search's result, of sweeps and of comparisons, drawn with matplotlib (the extra `plot`)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 from torch import Tensor
 
 from ribs.quant.quantizer import FakeQuantizer, code_range
-from ribs.report.data import printable, sensitivity_table, step_table, unit_table
+from ribs.report.data import front_table, printable, sensitivity_table, step_table, unit_table
 from ribs.select.compare import Average, Comparison
 from ribs.select.result import Result
+from ribs.select.sweep import Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -176,6 +177,35 @@ def plot_comparison(comparison: Comparison, *, cost: str = "bops", title: str = 
         axes.set_ylabel("task loss" if value == "loss" else value)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False, fontsize=8)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def plot_front(sweep: Sweep, *, cost: str = "bops", title: str = "") -> Figure:
+    """Draw the task loss of a sweep's points over what they cost, and that of uniform networks, with standard errors.
+
+    cost: "bops", "size", or the name of something else that all budgets bound; this shows no uniform networks.
+    `ribs.report.data.front_table` has the numbers.
+    Raises: ImportError without matplotlib; ValueError for a cost that no budget bounds.
+    """
+    table = front_table(sweep)
+    column = {"size": "size_mib"}.get(cost, cost)
+    if column not in table or column in ("budget", "uniform", "loss", "standard_error"):
+        raise ValueError(f'[plot] cost={cost!r} is not bounded by every budget; give "bops", "size" or what is')
+    figure = _figure(5.5, 4)
+    axes = figure.subplots()
+    for uniform, color, form, label in ((False, _PAIR[0], "o-", "ribs"), (True, _PAIR[1], "s:", "uniform")):
+        rows = zip(table["uniform"], table[column], table["loss"], table["standard_error"], strict=True)
+        own = sorted(row[1:] for row in rows if row[0] == uniform and row[1] is not None)
+        spent = [row[0] / (1e9 if cost == "bops" else 1) for row in own]
+        losses, errors = [row[1] for row in own], [row[2] for row in own]
+        axes.errorbar(spent, losses, errors, fmt=form, color=color, markersize=4, capsize=2, label=label)
+    axes.set_yscale("log")
+    axes.set_xlabel({"bops": "GBOPs", "size": "MiB of weights"}.get(cost, cost.replace("_", " ")))
+    axes.set_ylabel("task loss")
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
     if title:
         figure.suptitle(title)
     return figure

@@ -238,10 +238,13 @@ class Adaptive:
             seen.add(choice)
             yield choice
 
-    def candidates(self, reference: Choice, sizes: tuple[int, int], generator: np.random.Generator) -> Iterator[Choice]:
+    def candidates(
+        self, reference: Choice, sizes: tuple[int, int], generator: np.random.Generator, draws: int = DRAWS
+    ) -> Iterator[Choice]:
         """Configurations within the budgets, measured or not, as `proposals` has them.
 
         sizes: the most changes of the reference, which may be over the budgets where these are all units.
+        draws: of effects.
         """
         # One more budget: a change costs 1 of it.
         costs = [
@@ -257,7 +260,7 @@ class Adaptive:
 
         for most in sizes:
             yield solution(self.model.effects(reference), most)
-        for draw in range(DRAWS):
+        for draw in range(draws):
             yield solution(self.model.drawn_effects(reference, generator), sizes[draw % 2])
         yield from self.by_expectation(reference)
 

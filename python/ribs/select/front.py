@@ -1,9 +1,9 @@
 """A search at many budgets at once: what is measured for one budget informs all, and may be the answer at others.
 
-All share one table of measured losses. Two of the budgets begin as the adaptive search does, with the neighbours of a
-configuration; from then on every round measures configurations at the few budgets where the model of the loss expects
-most, in proportion to the loss: a budget that nothing is expected of costs nothing. Configurations are proposed around
-the best one at the budget, and in turn around the best ones at the budgets next to it.
+All share one table of measured losses. A few of the budgets begin with the neighbours of a configuration, as the
+adaptive search does; from then on every round measures configurations at the few budgets where the model of the loss
+expects most, in proportion to the loss, and at those whose turn it is. Configurations are proposed around the best one
+at the budget, and in turn around the best ones at the budgets next to it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from ribs.select.problem import Problem
 from ribs.select.samples import Choice, Samples
 from ribs.select.surrogate import Bits
 
-ANCHORS = (0.2, 0.8)  # where in the order of budgets neighbours are measured
-TRIES = 2  # configurations measured at the second of these before its neighbours
+ANCHORS = (0.1, 0.37, 0.63, 0.9)  # where in the order of budgets neighbours are measured
+TRIES = 2  # configurations measured there before, where something is known
 TOGETHER = 5  # budgets at which a round measures
+IN_TURN = 2  # of these: what is expected of the others may be wrong
+DRAWS = 4  # of effects at most, for one proposal
 
 
 def search_front(
@@ -33,7 +35,6 @@ def search_front(
     seed: int = 0,
     stop: Callable[[], bool] = lambda: False,
     agree: Callable[[list[Choice]], list[Choice]] = lambda choices: choices,
-    on_round: Callable[[], None] = lambda: None,
 ) -> tuple[list[Choice], bool]:
     """Search the configurations of least loss within each of several budgets.
 
@@ -42,10 +43,9 @@ def search_front(
         candidates, and share those that are found to be impossible.
     samples: of these candidates.
     first: configurations to measure first, such as uniform ones.
-    proposals: how many configurations are measured at most, beside these and the neighbours.
+    proposals: how many configurations are measured at most, beside these and what some budgets begin with.
     seed: of the draws.  stop: asked between shards and rounds. Once it is true what was measured so far decides.
     agree: called with what is to be measured next; returns the same in all processes.
-    on_round: told of every round after it is done.
 
     Returns: for each budget the best configuration within it of all that were measured on all samples; whether `stop`
         ended the search.
@@ -54,15 +54,15 @@ def search_front(
     """
     for problem in problems:
         problem.allowed = problems[0].allowed
-    front = _Front([Adaptive(bits, problem, samples, None, stop, agree) for problem in problems], seed)
+    searches = [Adaptive(bits, problem, samples, None, stop, agree) for problem in problems]
+    front = _Front(searches, seed)
     if first:
-        front.searches[0].ask(first[0], first[1:])
+        searches[0].ask(first[0], first[1:])
     for place in dict.fromkeys(round(share * (len(problems) - 1)) for share in ANCHORS):
         front.begin(place)
     left = proposals
     while left > 0 and not front.stopped and (measured := front.round(min(TOGETHER, left))):
         left -= measured
-        on_round()
     return front.finish(), front.stopped
 
 
@@ -93,7 +93,18 @@ class _Front:
                 self.measure(search.agree(self.proposed(place)))
         best = search.best()
         if not self.stopped:
-            search.measure(best, [changed(best, unit, k) for unit, k in search.neighbours(best)])
+            search.measure(best, [changed(best, unit, k) for unit, k in self.fewer_bits(place, best)])
+
+    def fewer_bits(self, place: int, best: Choice) -> list[tuple[int, int]]:
+        """(unit, candidate) of the neighbours with fewer bits; where a unit has none, of those with more.
+
+        They have the larger effects, by which the others are known too: as the power of the noise goes, an eighth.
+        """
+        search = self.searches[place]
+        every = list(search.neighbours(best))
+        fewer = [(unit, k) for unit, k in every if sum(search.bits[unit][k]) < sum(search.bits[unit][best[unit]])]
+        lowest = {unit for unit, _ in every} - {unit for unit, _ in fewer}
+        return sorted(fewer + [(unit, k) for unit, k in every if unit in lowest])
 
     def measure(self, choices: list[Choice]) -> None:
         """Measure configurations that need not be alike."""
@@ -103,10 +114,12 @@ class _Front:
             search.exclude(search.best(), choices)
 
     def round(self, most: int) -> int:
-        """Measure a configuration at each of the budgets of which most is expected; how many they are."""
+        """Measure a configuration at the budgets tried least and those of which most is expected; how many they are."""
         proposed: dict[int, list[Choice]] = {}
         while True:
-            first = sorted(range(len(self.searches)), key=lambda place: -self.gains[place])[:most]
+            in_turn = sorted(range(len(self.searches)), key=lambda place: self.tries[place])[: min(IN_TURN, most)]
+            by_gain = sorted(range(len(self.searches)), key=lambda place: -self.gains[place])
+            first = list(dict.fromkeys([*in_turn, *by_gain]))[:most]
             unknown = [place for place in first if place not in proposed]
             if not unknown:
                 break
@@ -127,7 +140,7 @@ class _Front:
         centre, sizes = self.centre(place)
         search.fit(centre)
         known = set(self.samples.choices)
-        new = (choice for choice in search.candidates(centre, sizes, self.generator) if choice not in known)
+        new = (choice for choice in search.candidates(centre, sizes, self.generator, DRAWS) if choice not in known)
         choice = next(new, None)
         self.gains[place] = (
             -math.inf if choice is None else math.inf if best is None else self.gain(place, best, choice)

@@ -67,7 +67,8 @@ def set_up(
             plan = make_plan(table, budget, choices, activation_bits, pins, allowed=allowed, ties=ties, target=target)
         except InfeasibleBudgetError as error:
             if len(budgets) > 1:
-                error.args = (f"[ribs] budget {number} of {len(budgets)}, {in_words(budget)}: {error}",)
+                message = str(error).removeprefix("[ribs] ")
+                error.args = (f"[ribs] budget {number} of {len(budgets)}, {in_words(budget)}: {message}",)
             raise
         plans.append(plan)
     return Setup(batches, replace(network, units=plans[0].table.groups), tuple(plans))

@@ -30,7 +30,7 @@ from ribs.select.budget import Budget, in_words
 from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties
 from ribs.select.cost import Configuration, CostTable
 from ribs.select.files import write_file
-from ribs.select.front import ANCHORS, search_front
+from ribs.select.front import ANCHORS, TRIES, search_front
 from ribs.select.loss import TaskLoss, kl_divergence
 from ribs.select.measurement import MIB
 from ribs.select.measuring import WEIGHTS_SHARE, Options, measuring
@@ -42,7 +42,8 @@ from ribs.select.sensitivity import Sensitivity
 from ribs.select.setup import set_up
 from ribs.select.table import text_table
 
-PROPOSALS_A_UNIT = 9  # of all budgets together: with all else about twice the work of one search
+PROPOSALS_A_UNIT = 8  # of all budgets together: with all else at most twice the work of one search
+ONE_BUDGET = 6  # of one alone
 
 
 @dataclass(frozen=True)
@@ -191,9 +192,9 @@ def sweep(
     """Choose the bits of every unit that lose the least within each of several budgets, from one table of measurements.
 
     budgets: all bound the same, from the same sides and in the same accounting, such as bit operations from above.
-    proposals: how many configurations are measured at most, beside the uniform ones and the neighbours of two; by
-        default 9 for each unit, or, of few budgets, 6 for each unit and budget. With 20 budgets or 200 that is about
-        twice the work of one search. docs/algorithms.md compares the points with those of single searches.
+    proposals: how many configurations are measured at most, beside the uniform ones and what a few budgets begin with;
+        by default 8 for each unit, or, of one budget, 6. For 20 budgets or 200 that is about twice the work of one
+        search. docs/algorithms.md compares the points with those of single searches.
     The other arguments are as for `ribs.search`. A journal of a sweep serves a search of the same network, and the
     other way round.
 
@@ -231,17 +232,16 @@ def sweep(
     )
     network, plans = setup.network, setup.plans
     [plan, *_] = plans
-    uniform = _uniform(plan)
+    uniform = uniform_choices(plan)
     neighbours, work = work_of_neighbours(plan)
-    if proposals is None:
-        proposals = min(PROPOSALS_A_UNIT, 6 * len(plans)) * len(plan.candidates)
+    proposals = default_proposals(plans) if proposals is None else proposals
     anchors = min(len(ANCHORS), len(plans))
-    losses = len(uniform) + anchors * neighbours + proposals
-    work = len(uniform) + anchors * (work + 1) + proposals
+    others = len(uniform) + anchors * (1 + TRIES) + proposals
+    losses, work = others + anchors * neighbours // 2, others + anchors * work / 2  # of the neighbours, those below
     same = {"budget": str([plan.limits for plan in plans]), "proposals": str(proposals)}
     with measuring(model, setup, setup.batches, options, same) as measures:
         sensitivity, bars = measures.sensitivity, measures.bars
-        measures.announce(f"{len(plans)} budgets", "at most", losses, work)
+        measures.announce(f"{len(plans)} budgets", "about", losses, work)
         measures.calibrate()
         bars.start_search(work)
         samples = Samples(sensitivity.measure, sensitivity.samples)
@@ -309,7 +309,12 @@ def _check(budgets: Sequence[Budget], proposals: int | None) -> None:
             )
 
 
-def _uniform(plan: Plan) -> list[Choice]:
+def default_proposals(plans: Sequence[Plan]) -> int:
+    """How many configurations are proposed at most."""
+    return min(PROPOSALS_A_UNIT, ONE_BUDGET * len(plans)) * len(plans[0].candidates)
+
+
+def uniform_choices(plan: Plan) -> list[Choice]:
     """The configurations in which all units with a choice have the same bits, with rising bits.
 
     Where weights and activations come apart, those of equal bits.
