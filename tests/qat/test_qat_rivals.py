@@ -131,7 +131,7 @@ def test_fracbits_is_its_formula():
 def test_bits_are_learned_within_the_budget_and_the_model_stays(method):
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    facts = Training(epochs=20, lr=0.01)
+    facts = Training(epochs=10, lr=0.01)
     bits, again = (
         learn_bits(model, labelled(), ribs.Budget(bops="4/4"), method=method, training=facts) for _ in range(2)
     )
@@ -184,6 +184,8 @@ def test_noise_takes_the_mean_bits_of_its_unit_and_leaves_the_quantizers():
 def test_learn_bits_refuses_a_loader_without_labels_and_rates_that_diverge():
     with pytest.raises(ValueError, match=r"method='lsq' is not supported; give one of \('fracbits', 'nipq'\)"):
         learn_bits(network(), labelled(), ribs.Budget(bops="4/4"), method="lsq")
+    with pytest.raises(ValueError, match="a list_iterator, has no length; give a DataLoader or a list"):
+        learn_bits(network(), iter(labelled()), ribs.Budget(bops="4/4"))
     with pytest.raises(ValueError, match="yields no labels"):
         learn_bits(network(), loader(), ribs.Budget(bops="4/4"))
     with pytest.raises(ValueError, match=r"\[learn_bits\] the loss is (nan|inf) in epoch \d"):

@@ -13,7 +13,7 @@ trained from the float ones, by LSQ, as at all other bits.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Literal, get_args
@@ -33,7 +33,7 @@ from ribs.quant.network import calibrate, prepare
 from ribs.select.budget import Budget
 from ribs.select.cost import Configuration
 from ribs.select.loss import kl_divergence
-from ribs.select.rivals.fracbits import RATE, between, first_positions, keep_inside, take
+from ribs.select.rivals.fracbits import RATE, UPDATES, between, first_positions, keep_inside, take
 from ribs.select.rivals.relaxed import PRICE, Mix, excess, relaxed
 from ribs.select.rivals.setting import Setting
 from ribs.select.setup import set_up
@@ -70,15 +70,20 @@ def learn_bits(
         raise ValueError(f"[learn_bits] method={method!r} is not supported; give one of {get_args(BitsMethod)}")
     training, model = Training() if training is None else training, unwrap(model)
     objective = Objective(replace(training, features=()), None)
+    if not isinstance(loader, Sized) or len(loader) == 0:
+        raise ValueError(
+            f"[learn_bits] the loader, a {type(loader).__name__}, has no length; give a DataLoader or a list"
+        )
     import_accelerate().Accelerator(cpu=next(model.parameters()).device.type == "cpu")  # which seeding asks for
     seed_all(loader, training.seed, -1)
     objective.check(model, next(iter(loader)))
     setting = trainable(model, loader, budget, bits, calibration_samples)
     positions = first_positions(setting).requires_grad_()
+    rate = RATE * UPDATES / (training.epochs * len(loader))  # so that bits may go as far in few updates as in many
     noise = Noise(setting) if method == "nipq" else None
     within: Between = functools.partial(relaxed, setting) if noise is None else noise.within
     groups = parameter_groups(setting.network.model, lr=training.lr, weight_decay=training.weight_decay)
-    optimizers = torch.optim.SGD(groups, momentum=training.momentum), torch.optim.Adam([positions], RATE)
+    optimizers = torch.optim.SGD(groups, momentum=training.momentum), torch.optim.Adam([positions], rate)
     if noise is not None:
         optimizers[1].add_param_group({"params": noise.parameters, "lr": RANGE_RATE})
     for epoch in range(training.epochs):
