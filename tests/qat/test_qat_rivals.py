@@ -131,7 +131,7 @@ def test_fracbits_is_its_formula():
 def test_bits_are_learned_within_the_budget_and_the_model_stays(method):
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    facts = Training(epochs=10, lr=0.01)
+    facts = Training(epochs=20, lr=0.01)
     bits, again = (
         learn_bits(model, labelled(), ribs.Budget(bops="4/4"), method=method, training=facts) for _ in range(2)
     )

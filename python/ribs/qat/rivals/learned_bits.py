@@ -33,7 +33,7 @@ from ribs.quant.network import calibrate, prepare
 from ribs.select.budget import Budget
 from ribs.select.cost import Configuration
 from ribs.select.loss import kl_divergence
-from ribs.select.rivals.fracbits import RATE, UPDATES, between, first_positions, keep_inside, take
+from ribs.select.rivals.fracbits import RATE, between, first_positions, keep_inside, take
 from ribs.select.rivals.relaxed import PRICE, Mix, excess, relaxed
 from ribs.select.rivals.setting import Setting
 from ribs.select.setup import set_up
@@ -79,11 +79,10 @@ def learn_bits(
     objective.check(model, next(iter(loader)))
     setting = trainable(model, loader, budget, bits, calibration_samples)
     positions = first_positions(setting).requires_grad_()
-    rate = RATE * UPDATES / (training.epochs * len(loader))  # so that bits may go as far in few updates as in many
     noise = Noise(setting) if method == "nipq" else None
     within: Between = functools.partial(relaxed, setting) if noise is None else noise.within
     groups = parameter_groups(setting.network.model, lr=training.lr, weight_decay=training.weight_decay)
-    optimizers = torch.optim.SGD(groups, momentum=training.momentum), torch.optim.Adam([positions], rate)
+    optimizers = torch.optim.SGD(groups, momentum=training.momentum), torch.optim.Adam([positions], RATE)
     if noise is not None:
         optimizers[1].add_param_group({"params": noise.parameters, "lr": RANGE_RATE})
     for epoch in range(training.epochs):
