@@ -184,6 +184,8 @@ def test_noise_takes_the_mean_bits_of_its_unit_and_leaves_the_quantizers():
 def test_learn_bits_refuses_a_loader_without_labels_and_rates_that_diverge():
     with pytest.raises(ValueError, match=r"method='lsq' is not supported; give one of \('fracbits', 'nipq'\)"):
         learn_bits(network(), labelled(), ribs.Budget(bops="4/4"), method="lsq")
+    with pytest.raises(ValueError, match="a list_iterator, has no length; give a DataLoader or a list"):
+        learn_bits(network(), iter(labelled()), ribs.Budget(bops="4/4"))
     with pytest.raises(ValueError, match="yields no labels"):
         learn_bits(network(), loader(), ribs.Budget(bops="4/4"))
     with pytest.raises(ValueError, match=r"\[learn_bits\] the loss is (nan|inf) in epoch \d"):

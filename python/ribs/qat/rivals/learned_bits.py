@@ -13,7 +13,7 @@ trained from the float ones, by LSQ, as at all other bits.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Literal, get_args
@@ -70,6 +70,10 @@ def learn_bits(
         raise ValueError(f"[learn_bits] method={method!r} is not supported; give one of {get_args(BitsMethod)}")
     training, model = Training() if training is None else training, unwrap(model)
     objective = Objective(replace(training, features=()), None)
+    if not isinstance(loader, Sized) or len(loader) == 0:
+        raise ValueError(
+            f"[learn_bits] the loader, a {type(loader).__name__}, has no length; give a DataLoader or a list"
+        )
     import_accelerate().Accelerator(cpu=next(model.parameters()).device.type == "cpu")  # which seeding asks for
     seed_all(loader, training.seed, -1)
     objective.check(model, next(iter(loader)))
