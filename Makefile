@@ -1,4 +1,4 @@
-# `make demo` and `make test` set up everything they need in .venv, on any machine with Python >= 3.10 and a
+# `make demo`, `make test` and `make docs` set up everything they need in .venv, on any machine with Python >= 3.10 and a
 # C++ compiler. PYTHON=python3.12 chooses the interpreter of a new .venv, WORKERS the processes of the tests.
 
 PYTHON ?= python3
@@ -13,7 +13,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard README.md LICENSE) \
 # cmake, ctest and ninja come with the test extra, and must be those of the environment.
 WITH_TOOLS := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo test native sanitize lint clean
+.PHONY: demo test native sanitize wheel docs lint clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/ribs demo
@@ -30,12 +30,20 @@ native: $(VENV)/installed-test
 sanitize: $(VENV)/installed-test
 	$(WITH_TOOLS) tests/native/run_sanitizers.sh
 
+wheel:
+	PYTHON="$(PYTHON)" tests/wheel/run.sh
+
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 	find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
 	  | xargs $(BIN)/clang-format --dry-run -Werror
+
+# Every page anew, and notebooks run; what Sphinx warns of is an error.
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx -b html -E -W --keep-going docs build/docs
+	@echo "The site is in build/docs/index.html"
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -45,6 +53,7 @@ clean:
 # pip keeps the dependencies). The stamps lie in the environment, so that removing it removes them.
 $(VENV)/installed-demo: EXTRAS := demo
 $(VENV)/installed-test: EXTRAS := test,dev
+$(VENV)/installed-docs: EXTRAS := docs,demo
 $(VENV)/installed-%: $(SOURCES) | $(BIN)/pip
 	$(BIN)/python -m pip install ".[$(EXTRAS)]"
 	@touch $@

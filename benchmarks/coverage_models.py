@@ -110,7 +110,7 @@ TIMM: dict[str, tuple[str, int, dict[str, Any]]] = {
     "tresnet": ("tresnet_m", 64, {}),
     "res2net": ("res2net50_14w_8s", 64, {}),
     "rdnet": ("rdnet_tiny", 64, {}),
-    "nextvit": ("nextvit_small", 64, {"depths": (1, 1, 1, 1)}),
+    "nextvit": ("nextvit_small", 64, {"depths": (1, 1, 5, 1)}),
     "vitamin": ("vitamin_small_224", 64, SIZED),
     "dpn": ("dpn48b", 64, {}),
     "densenet": ("densenet121", 64, {}),

@@ -31,8 +31,9 @@ from ribs.quant.network import QuantizedNetwork, calibrate, prepare
 from ribs.select.algorithm import Name
 from ribs.select.cost import CostTable
 from ribs.select.loss import kl_divergence
+from ribs.select.measurement import Key, Losses
 from ribs.select.plan import Plan, make_plan
-from ribs.select.sensitivity import Key, Losses, Sensitivity
+from ribs.select.sensitivity import Sensitivity
 from ribs.select.table import text_table
 
 BITS = (2, 3, 4, 8)

@@ -5,15 +5,17 @@ Eager operators, weights quantized in every pass, every pass whole, steps by try
 
 import copy
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ribs.quant.layers import QuantizedLayer, QuantizedMatmul, Rest
+from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
 from ribs.quant.network import QuantizedNetwork
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, code_range
+from ribs.quant.running import Apart
 from ribs.select.loss import kl_divergence
 
 BITS = range(2, 9)
@@ -36,14 +38,18 @@ def rounded(quantizer: FakeQuantizer, x: Tensor) -> Tensor:
 
 def eager_layer(module: QuantizedLayer, x: Tensor) -> Tensor:
     layer = module.layer
-    x, weight = rounded(module.input_quantizer, x), rounded(module.weight_quantizer, layer.weight)
-    if isinstance(layer, nn.Linear):
-        return F.linear(x, weight, layer.bias)
-    return F.conv2d(x, weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+    with Apart():
+        x, weight = rounded(module.input_quantizer, x), rounded(module.weight_quantizer, layer.weight)
+        if isinstance(layer, nn.Linear):
+            return F.linear(x, weight, layer.bias)
+        return F.conv2d(x, weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
-def eager_matmul(module: QuantizedMatmul, left: Tensor, right: Tensor, rest: Rest) -> Tensor:
-    return rounded(module.left_quantizer, left) @ rounded(module.right_quantizer, right)
+def eager_matmul(module: QuantizedMatmul, *activations: Any) -> Tensor:
+    *others, rest = activations
+    left, right, added = rest.operands(others)
+    with Apart():
+        return rest.run(rounded(module.left_quantizer, left), rounded(module.right_quantizer, right), added)
 
 
 def plain(network: QuantizedNetwork) -> QuantizedNetwork:
@@ -73,7 +79,7 @@ class WholePasses:
             self.network.configure(
                 {u.name: (BITS[k], BITS[k]) for u, k in zip(self.network.units, choice, strict=True)}
             )
-            losses.append(kl_divergence(self.targets[shard], self.network.model(self.batches[shard])).numpy())
+            losses.append(kl_divergence(self.targets[shard], self.network.model(self.batches[shard])).cpu().numpy())
         return np.stack(losses)
 
 

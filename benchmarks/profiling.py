@@ -1,6 +1,6 @@
 """Profiling the candidates of every layer, against a plain loop in torch, and whole searches, against peers.
 
-Run: python benchmarks/profiling.py [threads] [--whole] [--peers FOLDER]
+Run: python benchmarks/profiling.py [threads] [--device cpu|cuda] [--networks N N] [--whole] [--peers FOLDER]
 --whole adds Algorithm 1 with its step search; --peers adds tools installed in a folder of their own (NVIDIA's modelopt,
 Sony's model_compression_toolkit), on the same network and images.
 """
@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import timm
@@ -31,31 +32,33 @@ from ribs.select.cost import CostTable
 from ribs.select.loss import kl_divergence
 from ribs.select.plan import make_plan
 from ribs.select.search import repeated_ilp
-from ribs.select.sensitivity import Sensitivity
+from ribs.select.sensitivity import CAPTURES, Sensitivity
 
-BATCH, SIZE = 32, 64
+DEVICES = {"cpu": (32, 64), "cuda": (64, 224)}  # samples of a batch, and the size of an image
 ROUNDS = 3  # of what is not the plain loop, whose batches are rounds themselves
 ITERATIONS = 10
-NETWORKS = {"resnet18": {}, "mobilenetv2_100": {}, "deit_tiny_patch16_224": {"img_size": SIZE}}
+NETWORKS = ("resnet18", "mobilenetv2_100", "deit_tiny_patch16_224")
 IMAGES = {"resnet18": 128, "mobilenetv2_100": 64, "deit_tiny_patch16_224": 64}
 SEARCHED = 32  # images for whole searches and peers
 
 
-def build(name: str) -> nn.Module:
+def build(name: str, device: str = "cpu") -> nn.Module:
     """A network with random weights, and batch norms that are not the identity."""
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=100, **NETWORKS[name])
+    size = {"img_size": DEVICES[device][1]} if name.startswith("deit") else {}
+    model = timm.create_model(name, num_classes=100, **size)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.running_mean, 0, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return model.eval()
+    return model.eval().to(device)
 
 
-def images(count: int) -> list[Tensor]:
+def images(count: int, device: str = "cpu") -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return list(torch.randn(count, 3, SIZE, SIZE, generator=generator).split(BATCH))
+    batch, size = DEVICES[device]
+    return list(torch.randn(count, 3, size, size, generator=generator).to(device).split(batch))
 
 
 def probes(units: int) -> list[Choice]:
@@ -65,30 +68,37 @@ def probes(units: int) -> list[Choice]:
     return [reference, *changed]
 
 
-def profile(name: str, threads: int) -> list[Case]:
+def profile(name: str, threads: int, device: str) -> list[Case]:
     """Every level of the engine on the first profile of Algorithm 1, by layers; losses are compared first."""
-    batches = images(IMAGES[name])
+    on_gpu = device == "cuda"
+    count = 6 * DEVICES[device][0] if on_gpu else IMAGES[name]  # the fewest batches for CUDA graphs
+    batches = images(count, device)
+    by_hand_on = 1 if on_gpu else len(batches)  # batches, from which the time of all is told
     inputs = [Inputs((x,), {}) for x in batches]
-    network = prepare(build(name), inputs[0], "layer")
-    calibrate(network, inputs, BITS)
+    network = prepare(build(name, device), inputs[0], "layer", recipe="mse")
+    calibrate(network, inputs[:2], BITS)
     units = len(network.units)
     asked = probes(units)
     candidates = [[(b, b) for b in BITS]] * units
 
     def by_hand(quantized: QuantizedNetwork) -> tuple[float, np.ndarray]:
         """As Algorithm 1 is written: of every unit every candidate, the present one too. Median over batches."""
-        passes = WholePasses(quantized, batches)
+        passes = WholePasses(quantized, batches[:by_hand_on])
         runs = [
             timed(lambda shard=shard: passes.measure(asked + asked[:1] * (units - 1), shard))
-            for shard in range(len(batches))
+            for shard in range(by_hand_on)
         ]
         losses = np.concatenate([losses[: len(asked)] for _, losses in runs], 1)
         return statistics.median(seconds for seconds, _ in runs) * len(batches), losses
 
     def engine() -> np.ndarray:
-        sensitivity = Sensitivity(network, inputs, candidates, kl_divergence)
+        sensitivity = Sensitivity(network, inputs, candidates, kl_divergence, cache_mib=16384 if on_gpu else 1024)
         with network.keep_weights(1 << 30):
             return np.concatenate([sensitivity.measure(asked, shard) for shard in range(len(inputs))], 1)
+
+    def launching_each_kernel() -> np.ndarray:
+        with mock.patch.dict(CAPTURES, clear=True):
+            return engine()
 
     def integers() -> np.ndarray:
         with network.integer_execution():
@@ -97,23 +107,26 @@ def profile(name: str, threads: int) -> list[Case]:
     took, found = {}, {}
     took["plain torch loop"], found["plain torch loop"] = by_hand(plain(network))
     took["native operators"], found["native operators"] = by_hand(network)
-    for level, run in (("and replay", engine), ("and int8 execution", integers)):
-        rounds = [timed(run) for _ in range(ROUNDS)]
+    levels = {"and replay": launching_each_kernel}
+    levels |= {"and CUDA graphs": engine} if on_gpu else {"and int8 execution": integers}
+    for level, run in levels.items():
+        rounds = [timed(run) for _ in range(1 if on_gpu else ROUNDS)]
         took[level], found[level] = statistics.median(seconds for seconds, _ in rounds), rounds[0][1]
-    for level in ("native operators", "and replay"):
-        np.testing.assert_array_equal(found[level], found["plain torch loop"], err_msg=f"{name}: {level}")
-    exact, rough = found["and replay"].mean(1), found["and int8 execution"].mean(1)
-    order = np.corrcoef(exact.argsort().argsort(), rough.argsort().argsort())[0, 1]
-    print(
-        f"{name}: {len(asked)} losses agree bit for bit in float32. In int8 they differ by "
-        f"{np.abs(rough / exact - 1).mean():.2%} on average, {np.abs(rough / exact - 1).max():.2%} at most; rank "
-        f"correlation {order:.5f}.",
-        flush=True,
-    )
-    size = f"{units} x {len(BITS)} losses, {IMAGES[name]} x 3x{SIZE}x{SIZE}"
-    reference = took["plain torch loop"]
+    reference = found["plain torch loop"]
+    for level in set(found) - {"and int8 execution"}:
+        np.testing.assert_array_equal(found[level][:, : reference.shape[1]], reference, err_msg=f"{name}: {level}")
+    print(f"{name}: {len(asked)} losses agree bit for bit in float32.", flush=True)
+    if "and int8 execution" in found:
+        exact, rough = found["and replay"].mean(1), found["and int8 execution"].mean(1)
+        order = np.corrcoef(exact.argsort().argsort(), rough.argsort().argsort())[0, 1]
+        print(
+            f"In int8 they differ by {np.abs(rough / exact - 1).mean():.2%} on average, "
+            f"{np.abs(rough / exact - 1).max():.2%} at most; rank correlation {order:.5f}.",
+            flush=True,
+        )
+    size = f"{units} x {len(BITS)} losses, {count} x {'x'.join(map(str, batches[0].shape[1:]))}"
     return [
-        Case(f"{name}, {level}", size, threads, seconds, {"x plain": reference / seconds})
+        Case(f"{name}, {level}", size, threads, seconds, {"x plain": took["plain torch loop"] / seconds})
         for level, seconds in took.items()
     ]
 
@@ -153,7 +166,7 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
 def whole(name: str, threads: int) -> list[Case]:
     """Algorithm 1 as a whole, each way once."""
     model, batches, budget = build(name), images(SEARCHED), ribs.Budget(bops="4/4")
-    size = f"{ITERATIONS} iterations, {SEARCHED} x 3x{SIZE}x{SIZE}"
+    size = f"{ITERATIONS} iterations, {SEARCHED} x 3x64x64"
     plain_seconds, (plain_loss, step_seconds) = timed(lambda: plain_search(model, batches, budget))
     cases = [Case(f"{name}, whole search, plain torch", size, threads, plain_seconds, {"x plain": 1.0})]
     print(f"{name}: plain torch ends at a loss of {plain_loss:.5g}, {step_seconds:.1f} s of it for steps")
@@ -211,7 +224,7 @@ def mct(model: nn.Module, batches: list[Tensor]) -> None:
 
 
 def peers(name: str, threads: int) -> list[Case]:
-    model, batches, size = build(name), images(SEARCHED), f"{SEARCHED} x 3x{SIZE}x{SIZE}"
+    model, batches, size = build(name), images(SEARCHED), f"{SEARCHED} x 3x64x64"
     took = {"ribs, 7 options, 10 iterations": timed(lambda: own(model, batches, ribs.Budget(size="4/4")))[0]}
     for peer, run in (("modelopt kl_div, 2 options", modelopt), ("MCT mixed precision, 3 options", mct)):
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -225,19 +238,21 @@ def peers(name: str, threads: int) -> list[Case]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("threads", type=int, nargs="?", default=1)
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="of the profiles; the rest runs on the CPU")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--peers", metavar="FOLDER")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
-    cases = [case for name in options.networks for case in profile(name, options.threads)]
-    if options.whole:
-        cases += whole(options.networks[0], options.threads)
+    for name in options.networks:
+        print(table(profile(name, options.threads, options.device)), flush=True)
+    cases = whole(options.networks[0], options.threads) if options.whole else []
     if options.peers:
         sys.path.append(options.peers)  # last, so that what ribs needs comes from its own environment
         cases += peers(options.networks[0], options.threads)
-    print(table(cases))
+    if cases:
+        print(table(cases))
 
 
 if __name__ == "__main__":

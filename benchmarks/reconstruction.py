@@ -1,6 +1,7 @@
 """Steps alone, AdaRound, BRECQ and QDrop on a trained network, and a step of QDrop beside plain torch.
 
-Run: python benchmarks/reconstruction.py [--network resnet18] [--bits 4/4 3/3 2/4] [--iterations N] [--samples N]
+Run: python benchmarks/reconstruction.py [--network resnet18] [--bits 4/4 3/3 2/4] [--methods QDrop] [--iterations N]
+    [--samples N] [--device cuda]
 Needs the extra `demo`; the network is trained once. The learning rates are those of 20,000 iterations times --faster.
 """
 
@@ -20,8 +21,9 @@ from ribs import ops
 from ribs.cli import digits
 from ribs.ops import soft_twin
 from ribs.quant.inputs import collect
-from ribs.quant.layers import QuantizedLayer, call_alone
+from ribs.quant.layers import QuantizedLayer
 from ribs.quant.network import Bits
+from ribs.quant.redirect import call_alone
 from ribs.recon.optimise import Optimisation
 from ribs.recon.pieces import find_pieces
 from ribs.recon.run import Reconstruction
@@ -42,7 +44,7 @@ def methods(iterations: int, faster: float) -> dict[str, ribs.AdaRound]:
 def quality(found: Result, logits: Tensor, images: Tensor, labels: Tensor) -> list[str]:
     """The task loss on images that nothing was learned from, its standard error, and top-1."""
     with torch.no_grad():
-        losses = kl_divergence(logits, torch.cat([found.model(x) for x in images.split(250)]))
+        losses = kl_divergence(logits, torch.cat([found.model(x) for x in images.split(250)])).cpu()
     error = float(losses.std()) / len(losses) ** 0.5
     return [f"{float(losses.mean()):.4f}", f"{error:.4f}", f"{digits.accuracy(found.model, images, labels):.2f}"]
 
@@ -181,24 +183,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--bits", nargs="*", type=as_bits, default=[(4, 4), (3, 3), (2, 4)])
+    parser.add_argument("--methods", nargs="*", default=["AdaRound", "BRECQ", "QDrop"])
     parser.add_argument("--iterations", type=int, default=150)
     parser.add_argument("--faster", type=float, default=20)
     parser.add_argument("--samples", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5, help="of the timing; 0 leaves it away")
+    parser.add_argument("--rounds", type=int, default=5, help="of the timing, on the CPU; 0 leaves it away")
+    parser.add_argument("--device", default="cpu", help="of the reconstruction")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, count = digits.trained(options.network), digits.RECIPES[options.network].digits
     loader = [x for x, _ in digits.batches("train", count, 64, math.ceil(options.samples / 64), seed=100)]
     images, labels = (digits.one_digit if count == 1 else digits.two_digits)("test", 2000, 1)
-    with torch.no_grad():
-        test = torch.cat([model(x) for x in images.split(250)]), images, labels
-    print(f"{options.network}: {machine('cpu')}; 1 thread", flush=True)
+    print(f"{options.network}: {machine(options.device)}; 1 thread", flush=True)
     if options.rounds:
         print("\nForward and backward passes of the operators, ms:\n")
         print(text_table(["operator", "ribs", "plain torch", "ratio"], operators(options.rounds), right=(1, 2, 3)))
         table = times(model, loader, options.rounds)
         print("\nA step of QDrop with the regulariser, batch 32, W4A4, ms:\n")
         print(text_table(["piece", "ribs", "plain torch", "ratio"], table, right=(1, 2, 3)), flush=True)
+    model, images, labels = model.to(options.device), images.to(options.device), labels.to(options.device)
+    with torch.no_grad():
+        test = torch.cat([model(x) for x in images.split(250)]), images, labels
     print(f"\n{options.iterations} iterations, {options.samples} samples, learning rates x {options.faster:g}")
     print(f"float: {digits.accuracy(model, images, labels):.2f} % of {len(labels)} test images\n", flush=True)
     header = ["bits", "method", "task loss", "standard error", "top-1 %", "CPU seconds"]
@@ -207,7 +212,8 @@ def main() -> None:
         quantized = ribs.quantize(model, loader, bits, progress=False)
         rows.append([f"W{bits[0]}A{bits[1]}", "steps only", *quality(quantized, *test), ""])
         print(rows[-1], flush=True)
-        for name, method in methods(options.iterations, options.faster).items():
+        for name in options.methods:
+            method = methods(options.iterations, options.faster)[name]
             started = time.process_time()
             found = ribs.reconstruct(quantized, loader, method=method, progress=False)
             seconds = time.process_time() - started

@@ -1,6 +1,7 @@
 """Ribs beside Algorithm 1 of the paper and the other ways to choose bits, on networks trained on the digits task.
 
 Run: python benchmarks/rivals.py [network ...] [--methods M,M] [--bops 3/3,4/4] [--size 4/4] [--seeds N] [--samples N]
+    [--device cuda]
 All choose within the same budgets, with the same quantizers; loss on the calibration samples, top-1 on unseen canvases.
 A budget of size fixes all activations at 8 bits (MP/8) and then at 4 (MP/4).
 """
@@ -27,15 +28,16 @@ def main() -> None:
     parser.add_argument("--size", default="4/4", help="'' for none")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     for name in options.networks:
         count = digits.RECIPES[name].digits
         draw = {1: digits.one_digit, 2: digits.two_digits}[count]
-        images, labels = draw("test", TEST, seed=1)
+        images, labels = (each.to(options.device) for each in draw("test", TEST, seed=1))
         batches = [x for x, _ in digits.batches("train", count, 64, options.samples // 64, seed=1000)]
-        model = digits.trained(name, progress=False)
+        model = digits.trained(name, progress=False).to(options.device)
 
         def top1(network: nn.Module, images: torch.Tensor = images, labels: torch.Tensor = labels) -> float:
             return digits.accuracy(network, images, labels)

@@ -16,6 +16,7 @@ import ribs
 
 HERE = Path(__file__).parent
 CPU = ["quantize.py", "packing.py", "steps.py"]
+CUDA = [["gpu.py"], ["profiling.py", "--device", "cuda", "--networks", "resnet18", "mobilenetv2_100"]]
 
 
 def machine(device: str) -> str:
@@ -33,20 +34,31 @@ def machine(device: str) -> str:
     )
 
 
+def said(command: list[str]) -> str:
+    """What a command prints, shown as it comes. Raises: CalledProcessError."""
+    lines = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            print(line, end="", flush=True)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return "".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--out", type=Path, help="a Markdown file; by default only printed")
     options = parser.parse_args()
-    scripts = ["gpu.py"] if options.device == "cuda" else CPU
-    arguments = [] if options.device == "cuda" else [str(each) for each in options.threads]
+    threads = [str(each) for each in options.threads]
+    scripts = CUDA if options.device == "cuda" else [[script, *threads] for script in CPU]
     parts = [machine(options.device)]
-    for script in scripts:
+    for script, *arguments in scripts:
         command = [sys.executable, str(HERE / script), *arguments]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        parts.append(f"## `python benchmarks/{' '.join([script, *arguments])}`\n\n{done.stdout.strip()}")
-        print(parts[-1], flush=True)
+        parts.append(f"## `python benchmarks/{' '.join([script, *arguments])}`\n\n{said(command).strip()}")
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text("# Benchmarks\n\n" + "\n\n".join(parts) + "\n")

@@ -24,10 +24,11 @@ from ribs.quant.network import QuantizedNetwork, calibrate, prepare
 from ribs.select.algorithm import Algorithm, Name
 from ribs.select.cost import CostTable
 from ribs.select.loss import kl_divergence
+from ribs.select.measurement import Key, Losses
 from ribs.select.plan import Plan, make_plan
 from ribs.select.rivals.feasible import fits
 from ribs.select.samples import Choice
-from ribs.select.sensitivity import Key, Losses, Sensitivity
+from ribs.select.sensitivity import Sensitivity
 from ribs.select.table import text_table
 
 WORKS = (25, 50, 100)  # forward equivalents at which the searches are compared

@@ -4,13 +4,18 @@
 `ribs.count`. Names are loaded on first use, so that `import ribs` and `ribs --help` do not wait for torch.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until the user says otherwise
+
 if TYPE_CHECKING:
     from ribs import ops as ops
+    from ribs import qat as qat
+    from ribs.io.errors import ExportError as ExportError
     from ribs.io.errors import FormatError as FormatError
     from ribs.io.saved import load as load
     from ribs.ops import build_info as build_info
@@ -37,6 +42,7 @@ _HOME = {
     "Budget": "ribs.select.budget",
     "Comparison": "ribs.select.compare",
     "CostTable": "ribs.select.cost",
+    "ExportError": "ribs.io.errors",
     "FormatError": "ribs.io.errors",
     "InfeasibleBudgetError": "ribs.select.errors",
     "QDrop": "ribs.recon.methods",
@@ -51,7 +57,7 @@ _HOME = {
     "search": "ribs.select.run",
     "sweep": "ribs.select.sweep",
 }
-_MODULES = {"losses": "ribs.select.loss", "ops": "ribs.ops"}
+_MODULES = {"losses": "ribs.select.loss", "ops": "ribs.ops", "qat": "ribs.qat"}
 __all__ = ["__version__", *_MODULES, *_HOME]
 
 

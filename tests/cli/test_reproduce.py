@@ -1,16 +1,20 @@
 """`ribs reproduce`: the costs of every row against the paper's digits, and rows run on made-up images."""
 
+import dataclasses
 import functools
 import json
 import os
 import shutil
+import typing
 from decimal import Decimal
 
 import pytest
 import timm
 import torch
 from PIL import Image
+from torch import nn
 
+import ribs
 from ribs.cli import main, paper, reproduce
 from ribs.select.plan import make_plan
 
@@ -69,13 +73,13 @@ def test_the_list_names_every_row(capsys):
     text = capsys.readouterr().out
     assert all(f"{name} " in text for name in ROWS)
     assert "MP/MP           28.5          53.36  ImageNet\n" in text
-    assert "qdrop: reconstruction by QDrop" in text and "resnet18.fb_ssl_yfcc100m_ft_in1k" in text
+    assert "resnet18.fb_ssl_yfcc100m_ft_in1k" in text
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("table1a/recribs-28.5", "table1a/recribs-28.5 waits for reconstruction by QDrop"),
+        ("table1a/recribs-28.5", "table1a/recribs-28.5 needs --data"),
         ("table1a/mrecg-29.0", "is the figure of another paper"),
         ("table1a/ribs-28.5", "needs --data"),
     ],
@@ -140,6 +144,70 @@ def test_a_search_runs_and_keeps_to_its_budget(capsys, imagenet):
     assert "at most 1 iterations, not 10" in found["not_as_in_the_paper"]
 
 
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        return torch.relu(x + self.conv2(torch.relu(self.conv1(x))))
+
+
+class Tiny(nn.Module):
+    """A network of a thousand classes with blocks named as MobileNetV2's."""
+
+    pretrained_cfg: typing.ClassVar = {"input_size": (3, 16, 16)}
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 4, stride=4), nn.Linear(64, 1000)
+        self.blocks = nn.Sequential(nn.Sequential(Block()), nn.Sequential(Block()))
+
+    def forward(self, x):
+        return self.head(self.blocks(self.stem(x)).flatten(1))
+
+
+def tiny():
+    torch.manual_seed(0)
+    return Tiny().eval()
+
+
+@pytest.fixture
+def tiny_networks(monkeypatch):
+    network = paper.Network(f"{__name__}:tiny", "small")
+    monkeypatch.setattr(reproduce, "networks", lambda: dict.fromkeys(paper.networks(), network))
+
+
+RECONSTRUCTION = ["--reconstruction-iterations", "2", "--json"]
+
+
+@pytest.mark.usefixtures("tiny_networks")
+def test_rows_are_reconstructed(capsys, imagenet):
+    steps = json.loads(ran(capsys, imagenet, "table1a/mseinit-29.0", "--json"))
+    found = json.loads(ran(capsys, imagenet, "table1a/qdrop-29.0", *RECONSTRUCTION))
+    assert set(found["top1"]) == {"fp32", "qdrop-29.0"}
+    assert found["result"]["bits"] == steps["result"]["bits"] and found["result"]["loss"] != steps["result"]["loss"]
+    assert "at most 2 steps of reconstruction for each block" in found["not_as_in_the_paper"]
+
+
+@pytest.mark.usefixtures("tiny_networks")
+def test_searches_see_through_reconstruction(capsys, imagenet, monkeypatch):
+    asked = []
+    search = ribs.search
+    monkeypatch.setattr(ribs, "search", lambda *args, **options: asked.append(options) or search(*args, **options))
+    found = json.loads(ran(capsys, imagenet, "table1b/recribs-4.8", *RECONSTRUCTION, "--iterations", "1"))
+    assert asked[0]["reconstruct"] == asked[0]["finish"] == ribs.QDrop(iterations=2, penalty=0.1)
+    assert asked[0]["algorithm"] == "paper" and len(found["result"]["history"]) == 1
+
+
+@pytest.mark.usefixtures("tiny_networks")
+@pytest.mark.parametrize("name", ["block", "following"])
+def test_the_change_of_the_loss_is_none_at_the_reference(capsys, imagenet, name):
+    found = json.loads(ran(capsys, imagenet, f"figure3/{name}", *RECONSTRUCTION))["change_by_bits"]
+    assert list(found) == [str(bits) for bits in range(2, 9)]
+    assert found["5"] == 0 and all(found[bits] for bits in found if bits != "5")
+
+
 @pytest.mark.slow
 def test_a_row_of_losses_needs_no_labels(capsys, imagenet, tmp_path):
     os.symlink(imagenet / "train", tmp_path / "train")
@@ -153,6 +221,23 @@ def test_a_row_of_losses_needs_no_labels(capsys, imagenet, tmp_path):
 def test_sensitivities_are_of_each_layer(capsys, imagenet):
     found = json.loads(ran(capsys, imagenet, "figure6/resnet18", "--json"))["top1_by_layer"]
     assert len(found) == 1 + 21 and next(iter(found)) == "(none)" and "layer4.1.conv2" in found
+
+
+@pytest.mark.slow
+def test_a_row_of_training_trains_with_its_teacher(capsys, imagenet, monkeypatch):
+    pytest.importorskip("accelerate")
+    small = dataclasses.replace(paper.networks()["resnet101"], model="resnet10t.c3_in1k")
+    networks = {**paper.networks(), "resnet101": small}
+    monkeypatch.setattr(reproduce, "networks", lambda: networks)
+    monkeypatch.setattr(reproduce.ribs, "search", uniform)  # the search is the other rows'
+    found = json.loads(ran(capsys, imagenet, "figure5/resnet18-4", "--epochs", "1", "--batch-size", "4", "--json"))
+    assert set(found["top1"]) == {"resnet18-4"} and found["result"]["bits"]["layer4.1.conv2"] == [4, 4]
+    assert "1 epochs, not 90" in found["not_as_in_the_paper"]
+
+
+def uniform(model, loader, budget, *, calibration_samples, progress, **options):
+    assert options["units"] == "layer" and options["iterations"] == 1 and budget.bops == "4/4"
+    return ribs.quantize(model, loader, 4, calibration_samples=calibration_samples, progress=progress)
 
 
 def test_a_checkpoint_is_what_is_evaluated(capsys, imagenet, tmp_path):

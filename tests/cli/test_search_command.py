@@ -8,6 +8,9 @@ import sys
 import pytest
 import torch
 
+import ribs
+from ribs.cli import main
+
 MODEL = """
 import torch
 from torch import nn
@@ -43,3 +46,23 @@ def test_two_processes_print_what_one_does_from_their_journal(tmp_path):
     code, _, errors = run(tmp_path, sys.executable, "-m", "ribs", *ARGUMENTS, *OPTIONS, *journal, "--seed", "1")
     assert code == 2
     assert "seed" in errors and "Traceback" not in errors
+
+
+def test_reconstruction_is_passed_on(tmp_path, monkeypatch, capsys):
+    def search(*args, reconstruct=None, finish=None, **options):
+        raise ValueError(f"{reconstruct} and {finish}")
+
+    (tmp_path / "own_model.py").write_text(MODEL)
+    torch.save(torch.randn(2, 1, 8, 8), tmp_path / "data.pt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ribs, "search", search)
+    for flags, expected in (
+        ([], "None and None"),
+        (["--reconstruct", "brecq"], f"{ribs.BRECQ(iterations=200)} and {ribs.BRECQ(iterations=20_000)}"),
+        (
+            ["--reconstruct", "qdrop", "--reconstruct-iterations", "5", "--finish-iterations", "7"],
+            f"{ribs.QDrop(iterations=5)} and {ribs.QDrop(iterations=7)}",
+        ),
+    ):
+        assert main.main([*ARGUMENTS, *flags]) == 2
+        assert capsys.readouterr().err == f"ribs: {expected}\n"

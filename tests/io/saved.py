@@ -19,7 +19,7 @@ def quantized(model: nn.Module, batch: Any, bits: Any = None, units: Any = "laye
     """The model at these bits, by default random ones."""
     inputs = as_inputs(model, batch)
     network = prepare(model, inputs, units, recipe=recipe)
-    table = CostTable.of(network.trace, network.units)
+    table = CostTable.of(network.trace, network.units, recipe=network.recipe.name)
     configuration = table.configuration(mixed(table) if bits is None else bits)
     calibrate(network, [inputs], bit_widths(configuration.values()))
     network.configure(configuration)

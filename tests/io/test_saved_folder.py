@@ -1,15 +1,17 @@
 """The folder appears whole or not at all, and nothing of anybody else's is touched."""
 
 import errno
+import hashlib
 import json
 import os
+from dataclasses import replace
 
 import pytest
 from saved import outputs, quantized
 
 import ribs
 from ribs.io import folder as files
-from small import in_children, loader, network
+from small import in_children, loader, network, search
 
 
 def content(folder):
@@ -136,11 +138,29 @@ def test_a_newer_format_names_the_version_that_reads_it(result, tmp_path):
     path = tmp_path / "a" / "result.json"
     newer = json.loads(path.read_text()) | {"version": files.VERSION + 1, "ribs": "7.8.9"}
     path.write_text(json.dumps(newer))
-    what = "was written in format 2, and this is ribs .*, which reads format 1; update to ribs 7.8.9, which wrote it"
+    what = "was written in format 3, and this is ribs .*, which reads format 2; update to ribs 7.8.9, which wrote it"
     with pytest.raises(ribs.FormatError, match=what):
         ribs.load(tmp_path / "a", network())
     with pytest.raises(FileExistsError, match=r"7\.8\.9"):
         result.save(tmp_path / "a")
+
+
+def test_the_first_format_is_read(tmp_path):
+    """It had neither costs nor proofs in the history."""
+    found = search()
+    found.save(tmp_path / "a")
+    path = tmp_path / "a" / "result.json"
+    old = json.loads(path.read_text()) | {"version": 1}
+    for record in old["content"]["history"]:
+        assert record.pop("spent") and record.pop("gaps")
+    head = {name: old[name] for name in ("format", "version", "ribs")}
+    text = json.dumps([head, old["content"]], sort_keys=True, separators=(",", ":"))
+    path.write_text(json.dumps(old | {"checksum": hashlib.sha256(text.encode()).hexdigest()}))
+    loaded = ribs.load(tmp_path / "a", network())
+    assert loaded.history == tuple(replace(record, spent={}, gaps=()) for record in found.history)
+    assert outputs(loaded.model, loader()[0])[0].equal(outputs(found.model, loader()[0])[0])
+    loaded.save(tmp_path / "a")
+    assert ribs.load(tmp_path / "a", network()).history == loaded.history
 
 
 def test_nothing_is_pickled(result, tmp_path, monkeypatch):

@@ -57,6 +57,35 @@ def without_bias():
     return timm.create_model("deit_tiny_patch16_224", img_size=32, depth=1, num_classes=10, qkv_bias=False)
 
 
+def encoder():
+    return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+
+
+def beit():
+    return timm.create_model("beit_base_patch16_224", img_size=32, depth=1, embed_dim=24, num_heads=3, num_classes=4)
+
+
+TOKENS = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("bits", [(3, 4), (32, 4), (3, 32)])
+@pytest.mark.parametrize(
+    ("make", "batch"), [(encoder, TOKENS), (beit, IMAGES), MODELS[-1]], ids=lambda each: getattr(each, "__name__", "")
+)
+def test_steps_moved_into_functionals_come_back(make, batch, bits, tmp_path):
+    """Their weights are held and what they add is stored beside them, whether they are packed or not."""
+    result = ribs.quantize(made(make, 1), [batch], bits, recipe="repq+", loss=ribs.losses.Embedding(), progress=False)
+    result.save(tmp_path / "a")
+    names = load_file(tmp_path / "a" / "weights.safetensors").keys()
+    assert any(name.endswith(".added") for name in names) == (bits[1] != 32)
+    assert any(name.endswith(".held") for name in names) == (bits[0] == 32 and make is not beit)
+    loaded = ribs.load(tmp_path / "a", made(make, 2))
+    assert torch.equal(*outputs(result.model, batch), *outputs(loaded.model, batch))
+    loaded.save(tmp_path / "b")
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
 @pytest.mark.filterwarnings("ignore:.*stay in float:UserWarning")
 def test_steps_moved_into_biases_and_skipped_modules_come_back(tmp_path):
     """The recipe makes a bias where the model has none, and its softmax outputs have levels of their own."""

@@ -86,6 +86,14 @@ def test_what_cannot_be_copied_is_named_and_shared(data):
     assert made[0].weight.is_meta is not data
 
 
+def test_copies_of_quantized_networks_give_the_same():
+    """Parametrized modules have a way of being copied of their own, which is theirs and not of what is around them."""
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 3)).eval()
+    quantized = ribs.quantize(model, [torch.randn(9, 6)], 3, progress=False).model
+    x = torch.randn(4, 6)
+    assert torch.equal(copy.deepcopy(quantized)(x), quantized(x))
+
+
 def test_a_model_on_several_devices_is_named():
     model = small()
     model[3].to("meta")

@@ -7,7 +7,7 @@ from torch import nn
 
 from ribs.quant.inputs import Inputs
 from ribs.quant.network import prepare
-from ribs.quant.trace import trace
+from ribs.quant.tracing import trace
 
 X = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
 
@@ -47,7 +47,10 @@ def norms(model, x=X):
         (lambda m, y: m.last(y.relu_()), False),
         (lambda m, y: (m.last(y), y), False),
         (lambda m, y: m.last(y) @ y.transpose(1, 2), False),
-        (lambda m, y: F.linear(y, m.last.weight), False),
+        (lambda m, y: F.linear(y, m.last.weight), True),
+        (lambda m, y: F.linear(y, m.last.weight, torch.cat([m.last.bias[:3], m.first.bias[3:]])), True),
+        (lambda m, y: m.last(F.linear(m.first.weight, y[0]).T), False),  # the layer norm is on the right
+        (lambda m, y: F.linear(y, m.last.weight, y[0, 0]), False),
         (lambda m, y: m.last(m.last(y)), False),  # which runs twice
         (lambda m, y: m.last(y) + m.norm(m.first(y)), False),
     ],
@@ -61,6 +64,25 @@ def test_dimensions_of_equal_size_are_told_apart():
     assert norms(Norm(lambda m, y: m.last(y)), x) == {"norm": ("last",)}
     assert norms(Norm(lambda m, y: m.last(y.transpose(1, 2))), x) == {}
     assert norms(Norm(lambda m, y: m.last(y.transpose(1, 2).transpose(1, 2))), x) == {}
+
+
+@pytest.mark.parametrize(
+    ("between", "reader"),
+    [
+        (lambda m, y: y @ m.table, "table_linear0"),
+        (lambda m, y: torch.addmm(m.last.bias, y.flatten(0, 1), m.table), "table_linear0"),
+        (lambda m, y: y @ m.last.weight.T, "last.weight_linear0"),
+        (lambda m, y: F.linear(y, m.table / m.table.norm()), "table_linear0"),
+        (lambda m, y: torch.addmm(m.last.bias, y.flatten(0, 1), m.table, alpha=0.5), None),
+        (lambda m, y: torch.bmm(y, m.table.expand(len(y), 8, 8)), None),
+        (lambda m, y: torch.einsum("bsi,io->bso", y, m.table), None),
+        (lambda m, y: m.table[:4, :4] @ y, None),
+    ],
+)
+def test_functionals_that_are_linears_absorb_too(between, reader):
+    model = Norm(lambda m, y: m.last(m.first.bias + between(m, y)))
+    model.table = nn.Parameter(torch.randn(8, 8))
+    assert norms(model) == ({"norm": (reader,)} if reader else {})
 
 
 def test_linears_that_read_the_same_layer_norm_come_in_order():

@@ -7,7 +7,7 @@ from torch import nn
 from ribs.quant.fold import fold_batch_norms
 from ribs.quant.inputs import Inputs
 from ribs.quant.network import prepare
-from ribs.quant.trace import trace
+from ribs.quant.tracing import trace
 
 
 def randomise_norms(model: nn.Module) -> nn.Module:

@@ -44,9 +44,15 @@ def test_minmax_reaches_from_end_to_end(axis, symmetric):
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_percentiles_are_numpys_and_the_best_is_taken(symmetric):
-    x = values(1)
-    step, zero_point = percentile(x, BITS, symmetric=symmetric, axis=0)
+@pytest.mark.parametrize("axis", [None, 0])
+def test_percentiles_are_numpys_and_the_best_is_taken(axis, symmetric):
+    """One step is of a sketch, whose bins are 1/2048 wide."""
+    x, exact = values(1), 1e-5 if axis == 0 else 5e-4
+    if axis == 0:
+        step, zero_point = percentile(x, BITS, symmetric=symmetric, axis=0)
+    else:
+        found = [percentile(row, BITS, symmetric=symmetric, axis=None) for row in x]
+        step, zero_point = (torch.stack(each, 1) for each in zip(*found, strict=True))
     for k, bits in enumerate(BITS):
         low_code, high_code = code_range(bits, symmetric)
         for row, s, z in zip(x.double().numpy(), step[k].double().numpy(), zero_point[k].numpy(), strict=True):
@@ -61,8 +67,10 @@ def test_percentiles_are_numpys_and_the_best_is_taken(symmetric):
                     width = (high - low) / high_code
                     tried.append((width, np.clip(np.rint(-low / width), 0, high_code)))
             errors = [np.square(rounded(row, *each, bits, symmetric) - row).mean() for each in tried]
-            assert np.square(rounded(row, s, z, bits, symmetric) - row).mean() == pytest.approx(min(errors), rel=1e-5)
-            assert any(s == pytest.approx(each, rel=1e-5) and z == zero for each, zero in tried)
+            assert np.square(rounded(row, s, z, bits, symmetric) - row).mean() == pytest.approx(
+                min(errors), rel=20 * exact
+            )
+            assert any(s == pytest.approx(each, rel=exact) and z == zero for each, zero in tried)
 
 
 @pytest.mark.parametrize("name", RANGES)

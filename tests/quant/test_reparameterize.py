@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ribs.quant.inputs import Inputs
@@ -30,6 +31,38 @@ class Net(nn.Module):
     def forward(self, x):
         y = self.norm(x)
         return self.head(torch.tanh(self.left(y)) * self.right(y))
+
+
+class Functional(nn.Module):
+    """What reads a layer norm is no call of a layer."""
+
+    def __init__(self, products):
+        super().__init__()
+        if "other" in products.__code__.co_names:
+            self.other = nn.Linear(8, 8)
+        self.norm = nn.LayerNorm(8)
+        self.table, self.bias, self.products = (
+            nn.Parameter(torch.randn(16, 8) / 4),
+            nn.Parameter(torch.randn(8)),
+            products,
+        )
+        with torch.no_grad():
+            self.norm.weight.copy_(torch.logspace(-1, 0.5, 8))
+            self.norm.bias.copy_(torch.linspace(-3, 3, 8))
+
+    def forward(self, x):
+        return self.products(self, self.norm(x)) * 2
+
+
+FUNCTIONAL = {
+    "as BEiT": lambda m, y: F.linear(y, m.other.weight, torch.cat([m.bias[:3], m.table[0, 3:]])),
+    "no bias": lambda m, y: F.linear(y, m.other.weight),
+    "sliced": lambda m, y: F.linear(y, m.table[:8], m.bias) * F.linear(y, m.table[8:]),
+    "transposed": lambda m, y: y @ m.table[8:].T,
+    "as GPT-2": lambda m, y: torch.addmm(m.bias, y, m.table[:8]),
+    "computed": lambda m, y: F.linear(y, m.table[:8] / m.table[:8].norm(dim=1, keepdim=True)),
+    "read otherwise too": lambda m, y: m.other(y) * m.other.weight.abs().sum() + m.other.weight.sum(0),
+}
 
 
 def calibrated(model, recipe="repq+", choices=(2, 3, 4, 8)):
@@ -60,6 +93,28 @@ def test_the_float_function_and_the_codes_of_activations_stay(affine, bias):
     close(network.model(x), quantized)
     network.set_float()
     close(network.model(x), before)
+
+
+@pytest.mark.parametrize("products", FUNCTIONAL)
+@torch.no_grad()
+def test_functionals_take_the_scale_and_the_shift_too(products):
+    torch.manual_seed(7)
+    model = Functional(FUNCTIONAL[products]).eval()
+    network, batches, x = calibrated(model)
+    close(network.model(x), model(x))
+    [readers] = network.trace.norms.values()
+    only_activations = {unit.name: (32, 4) for unit in network.units}
+    network.configure(only_activations)
+    quantized = network.model(x)
+    assert (quantized - model(x)).abs().max() > 0.1
+    scale_norms(network)
+    close(network.model(x), quantized)
+    reparameterize(network, only_activations, batches)
+    assert all(network.model.get_submodule(name).input_quantizer.is_per_tensor for name in readers)
+    close(network.model(x), quantized)
+    network.set_float()
+    close(network.model(x), model(x))
+    assert not torch.equal(network.model.norm.weight, model.norm.weight)
 
 
 @torch.no_grad()

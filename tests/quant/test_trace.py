@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ribs.quant.inputs import Inputs
-from ribs.quant.trace import trace
+from ribs.quant.tracing import trace
 
 
 def seen(model: nn.Module, *shape: int):

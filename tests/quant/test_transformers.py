@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from ribs.quant.inputs import Inputs
+from ribs.quant.network import prepare
 from test_products import check
 
 transformers = pytest.importorskip("transformers")
@@ -65,3 +66,13 @@ def test_no_product_escapes(name, implementation):
     config = getattr(transformers, f"{name}Config")(**options)
     model = getattr(transformers, f"{name}{task}")._from_config(config, attn_implementation=implementation)
     check(FirstOutput(model).eval().requires_grad_(False), Inputs((), inputs), tolerance=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # those of torch about flex attention that is not compiled
+def test_fused_attention_behind_a_mask_is_named_with_what_opens_it():
+    """The mask reads values, so that it runs on the real data."""
+    task, options, inputs = NETS["Bert"]
+    config = transformers.BertConfig(**{**options, "num_hidden_layers": 1})
+    model = getattr(transformers, f"Bert{task}")._from_config(config, attn_implementation="flex_attention").eval()
+    with pytest.raises(ValueError, match=r"- bert.encoder.layer.0.attention.self: runs .*flex.*attn_implementation"):
+        prepare(model, Inputs((), inputs))

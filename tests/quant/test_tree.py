@@ -7,7 +7,7 @@ from torch import nn
 
 from ribs.quant.inputs import Inputs
 from ribs.quant.network import prepare
-from ribs.quant.trace import trace
+from ribs.quant.tracing import trace
 from ribs.quant.tree import leaves, map_leaves, tensors
 from ribs.select.replay import Replay
 

@@ -5,7 +5,7 @@ import torchvision
 from torch import nn
 
 from ribs.quant.inputs import Inputs
-from ribs.quant.trace import trace
+from ribs.quant.tracing import trace
 from ribs.quant.units import find_units
 
 

@@ -1,5 +1,7 @@
 """The pictures' numbers, and the page about a result."""
 
+import json
+import math
 import re
 import sys
 from dataclasses import replace
@@ -13,9 +15,10 @@ pytest.importorskip("matplotlib")
 
 import ribs
 from ribs.cli.main import main
-from ribs.report.data import iteration_table, sensitivity_table, unit_table
+from ribs.quant.quantizer import FakeQuantizer, code_range
+from ribs.report.data import iteration_table, sensitivity_table, step_table, unit_table
 from ribs.report.page import page
-from ribs.report.plot import plot_bits, plot_losses, plot_sensitivity
+from ribs.report.plot import plot_bits, plot_losses, plot_sensitivity, plot_steps
 from small import loader, network, search
 
 HOSTILE = '<script>&"'
@@ -101,8 +104,36 @@ def test_iterations_are_those_of_the_history(found):
     for column in ("predicted", "loss", "standard_error", "interaction_error", "bops", "size_mib"):
         assert table[column] == [getattr(record, column) for record in found.history]
     bits = [record.bits for record in found.history]
+    assert table["programs"] == [len(record.gaps) for record in found.history] and min(table["programs"]) > 0
+    assert table["gap"] == [0.0] * len(found.history)
+    assert table["bound"] == ["bops"] * len(found.history)
+    assert table["share"] == pytest.approx([record.bops / found.limits["bops"] for record in found.history])
     changes = [sum(bits[k][u] != bits[k - 1][u] for u in UNITS) for k in range(1, len(bits))]
     assert table["changed"] == [3, *changes]
+
+
+def test_closest_bound_of_several():
+    budget = ribs.Budget(bops=("2/2", "6/6"), size=("2/2", "8/8"))
+    result = search(budget=budget, iterations=2)
+    for record, name, share in zip(
+        result.history, *(iteration_table(result)[k] for k in ("bound", "share")), strict=True
+    ):
+        size = round(record.size_mib * 2**23)
+        limits = {name: abs(limit) for name, limit in result.limits.items()}
+        shares = {"bops": record.bops / limits["bops"], "least bops": limits["least bops"] / record.bops}
+        shares |= {"size": size / limits["size"], "least size": limits["least size"] / size}
+        assert (share, name) == (pytest.approx(max(shares.values())), max(shares, key=shares.__getitem__))
+
+
+def test_proofs_are_on_the_page(found, html):
+    cells = Page(html).cells
+    assert cells.count("proven") == len(found.history)
+    assert all(f"{100 * record.bops / found.limits['bops']:.2f}" in cells for record in found.history)
+    unproven = replace(found.history[0], gaps=(0.0, 2.5e-7))
+    assert Page(page(replace(found, history=(unproven,)))).cells.count("within 2.5e-07") == 1
+    unknown = replace(found.history[0], gaps=(), spent={})
+    text = page(replace(found, history=(unknown,)))
+    assert "Integer linear programs" in html and "Integer linear programs" not in text
 
 
 def test_sensitivities_are_drawn_where_they_belong(apart):
@@ -134,6 +165,34 @@ def test_losses_are_drawn_with_their_errors(found):
     assert list(line.get_ydata()) == [record.loss for record in found.history]
     for record, (low, high) in zip(found.history, bars.get_segments(), strict=True):
         assert (high[1] - low[1]) / 2 == pytest.approx(record.standard_error)
+
+
+@pytest.mark.parametrize(
+    ("symmetric", "axis", "bits"), [(True, 0, 2), (True, None, 4), (False, None, 3), (False, None, 8), (True, 1, 8)]
+)
+def test_values_lie_where_they_are_rounded_to(symmetric, axis, bits):
+    x = torch.randn(4, 6, 50, generator=torch.Generator().manual_seed(0)).exp() - 1
+    x[0, 0, 0] = 1e20
+    quantizer = FakeQuantizer(symmetric=symmetric, axis=axis)
+    found = ribs.ops.search_steps(x.clamp(max=4), [2, bits], symmetric=symmetric, axis=axis)
+    quantizer.set_steps([2, bits], found.step, found.zero_point)
+    quantizer.set_bits(bits)
+    table = step_table(x, quantizer)
+    codes = quantizer.codes(x).int()
+    least, most = code_range(bits, symmetric)
+    assert sum(table["count"]) == x.numel()
+    assert table["low"][1:] == table["high"][:-1] and table["low"][0] == -table["high"][-1] == -math.inf
+    for code in range(least, most + 1):
+        bounds = (-math.inf if code == least else code - 0.5), (math.inf if code == most else code + 0.5)
+        rows = zip(table["low"], table["high"], table["count"], strict=True)
+        assert sum(n for low, high, n in rows if bounds[0] <= low and high <= bounds[1]) == (codes == code).sum()
+    axes = plot_steps(x, quantizer).axes[0]
+    drawn = [[bar.get_height() for bar in bars] for bars in axes.containers]
+    assert [sum(pair) for pair in zip(*drawn, strict=True)] == table["count"]
+    assert sum(drawn[1]) == sum(n for n, beyond in zip(table["count"], table["clipped"], strict=True) if beyond) > 0
+    quantizer.set_bits(32)
+    with pytest.raises(ValueError, match="at 32 bits"):
+        step_table(x, quantizer)
 
 
 def test_page_holds_all_names_and_nothing_else_of_them(html):
@@ -195,7 +254,9 @@ def test_saved_result_has_the_same_page(found, html, tmp_path, capsys):
     saved = search()
     saved.save(tmp_path / "run")
     saved.report(tmp_path / "a.html")
-    assert main(["report", str(tmp_path / "run"), str(tmp_path / "b.html")]) == 0
+    assert main(["report", str(tmp_path / "run"), str(tmp_path / "b.html"), "--json"]) == 0
+    size = (tmp_path / "b.html").stat().st_size
+    assert json.loads(capsys.readouterr().out) == {"page": str(tmp_path / "b.html"), "bytes": size}
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
     assert main(["report", str(tmp_path), str(tmp_path / "b.html")]) == 2
     assert "result.json" in capsys.readouterr().err

@@ -8,6 +8,9 @@ import torch
 from torch import nn
 
 import ribs
+from ribs.quant.layers import QuantizedLayer
+from ribs.quant.quantizer import FakeQuantizer, ShareQuantizer
+from ribs.quant.recipe import RECIPES
 from ribs.select.accounting import ACCOUNTINGS
 from ribs.select.plan import make_plan
 
@@ -115,6 +118,41 @@ def test_by_hand():
     assert plan.limits["size"] == own.weight_bits(4)
     assert plan.available[0] == own.weight_bits(4) - (4 * 2 + 15) * 32
     assert sum(rows[1][0] for rows in plan.costs if len(rows) > 1) <= plan.available[0]
+
+
+class Attention(nn.Module):
+    """A linear without bias after a layer norm, three products of attention, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.qkv, self.head = nn.LayerNorm(4), nn.Linear(4, 12, bias=False), nn.Linear(4, 3)
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        shares = (q @ k.mT).softmax(-1)
+        return self.head((shares @ v + shares.mT @ v).mean(1))
+
+
+@pytest.mark.parametrize("bits", [(3, 4), (2, 3), (32, 4), (3, 32)])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_deployment_counts_what_a_quantized_network_has(recipe, bits):
+    """Every number in the network that was made: levels of softmax outputs and biases that the recipe leaves, too."""
+    torch.manual_seed(0)
+    result = ribs.quantize(Attention().eval(), [torch.randn(8, 5, 4)], bits, recipe=recipe, progress=False)
+    stored = 0
+    for module in result.model.modules():
+        if isinstance(module, QuantizedLayer):
+            stored += module.weight.numel() * bits[0]
+        if isinstance(module, FakeQuantizer) and module.bits != 32:
+            step, zero_point = module.present
+            stored += step.numel() * 32 + (0 if module.symmetric else zero_point.numel() * 8)
+        if isinstance(module, ShareQuantizer) and module.bits != 32:
+            stored += module.steps_of(module.bits).numel() * 32
+        if isinstance(module, (nn.Linear, nn.LayerNorm)):
+            stored += 32 * sum(each.numel() for name, each in module.named_parameters() if name == "bias")
+        if isinstance(module, nn.LayerNorm):
+            stored += 32 * module.weight.numel()
+    assert replace(result.costs, accounting="deployment").weight_bits(bits) == stored
 
 
 def test_ends_are_pinned(tables):

@@ -61,3 +61,16 @@ def test_a_search_from_dictionaries_of_tokens(name):
             losses.append(loss_of(name, model(**batch), result.model(**batch), batch["attention_mask"]))
     assert result.loss == pytest.approx(float(torch.cat(losses).mean()), rel=1e-4)
     assert result.loss > 0
+
+
+def test_a_mask_of_minus_infinity_is_one_of_zeros_and_ones():
+    """What is masked out has no part in steps and levels, however it is masked."""
+    model, losses = model_of("Bert"), []
+    for minus_infinity in (False, True):
+        loader = batches()
+        for batch in loader if minus_infinity else ():
+            mask = batch["attention_mask"][:, None, None]
+            mask = mask.expand(-1, 1, mask.shape[-1], -1).float()
+            batch["attention_mask"] = torch.zeros_like(mask).masked_fill(mask == 0, -torch.inf)
+        losses.append(ribs.quantize(model, loader, 4, progress=False).loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0] > 0

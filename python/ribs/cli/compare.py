@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 
 import ribs
 from ribs.cli.flags import budgets, candidates
 from ribs.cli.models import input_size, load_data, load_loss, load_model
+from ribs.cli.output import bars, print_json
 from ribs.cli.search import spending_as_json
 from ribs.select.compare import Run
 
@@ -37,10 +37,10 @@ def run(arguments: argparse.Namespace) -> None:
         calibration_samples=arguments.samples,
         **choices,
         cache_mib=arguments.cache_mib,
-        progress=not arguments.no_progress,
+        progress=bars(arguments),
     )
     if arguments.json:
-        print(json.dumps([as_json(each) for each in comparison.runs], indent=2))
+        print_json([as_json(each) for each in comparison.runs])
     else:
         print(comparison)
     if arguments.plot:

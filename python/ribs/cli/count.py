@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 import torch
 
 import ribs
 from ribs.cli.models import input_size, load_model
+from ribs.cli.output import print_json
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -22,8 +22,4 @@ def run(arguments: argparse.Namespace) -> None:
     layers = [
         {"name": layer.name, "kind": layer.kind, "macs": layer.macs, "weights": layer.weights} for layer in table.layers
     ]
-    print(
-        json.dumps(
-            {"units": table.units, "macs": table.macs, "parameters": table.parameters, "layers": layers}, indent=2
-        )
-    )
+    print_json({"units": table.units, "macs": table.macs, "parameters": table.parameters, "layers": layers})

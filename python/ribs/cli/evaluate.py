@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 import ribs
 from ribs.cli.models import image_folder, input_size, load_model
+from ribs.cli.output import bars, print_json
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -31,10 +31,10 @@ def run(arguments: argparse.Namespace) -> None:
         limit=arguments.limit,
         seed=arguments.seed,
     )
-    found = evaluate(result.model, images, progress=not arguments.no_progress)
+    found = evaluate(result.model, images, progress=bars(arguments))
     if arguments.json:
         accuracy = {"top1": found.top1, "standard_error": found.standard_error, "images": found.images}
-        print(json.dumps({**accuracy, "bops": result.bops, "size_mib": result.size_mib}, indent=2))
+        print_json({**accuracy, "bops": result.bops, "size_mib": result.size_mib})
     else:
         print(f"top-1 {found}, at {result.bops / 1e9:.6g} GBOPs and {result.size_mib:.4g} MiB")
 

@@ -40,8 +40,8 @@ def candidates(arguments: argparse.Namespace) -> dict[str, Any]:
     activations = arguments.activation_bits
     ties: Ties = "auto" if arguments.tie == ["auto"] else [text.split(",") for text in arguments.tie]
     return {
-        "bits": _bits("--bits", arguments.bits),
-        "activation_bits": None if activations is None else _bits("--activation-bits", activations),
+        "bits": read_bits("--bits", arguments.bits),
+        "activation_bits": None if activations is None else read_bits("--activation-bits", activations),
         "pins": {unit: value for unit, [value] in (_unit_bits("--pin", text, most=1) for text in arguments.pin)},
         "allowed": dict(_unit_bits("--allow", text) for text in arguments.allow),
         "ties": ties,
@@ -67,7 +67,8 @@ def _cost(text: str) -> tuple[str, str]:
     return file, bound
 
 
-def _bits(flag: str, text: str) -> list[int]:
+def read_bits(flag: str, text: str) -> list[int]:
+    """Numbers with commas between them."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:

@@ -61,7 +61,7 @@ def _call(name: str) -> nn.Module:
 
 
 def _timm_model(name: str, *, pretrained: bool) -> nn.Module:
-    timm = _timm()
+    timm = import_timm()
     if not timm.is_model(name.split(".")[0]):
         near = timm.list_models(f"*{name}*")[:5]
         raise ValueError(f"timm has no model {name!r}; {f'near it: {near}' if near else 'see timm.list_models()'}")
@@ -69,7 +69,8 @@ def _timm_model(name: str, *, pretrained: bool) -> nn.Module:
     return model
 
 
-def _timm() -> Any:
+def import_timm() -> Any:
+    """Raises: ImportError that says how to install it."""
     try:
         return import_module("timm")
     except ImportError as error:
@@ -119,14 +120,18 @@ def load_data(path: Path, model: nn.Module, size: tuple[int, ...], *, batch_size
     return DataLoader(dataset, batch_size, shuffle=True, generator=generator, num_workers=workers)
 
 
-def image_folder(path: Path, model: nn.Module, size: tuple[int, ...]) -> Any:
+def image_folder(path: Path, model: nn.Module, size: tuple[int, ...], training: dict[str, Any] | None = None) -> Any:
     """The images of a folder with those of each class in a folder of their own, as timm evaluates the model on them.
 
     Items are (image, index of the class among the names of all in natural order).
+    training: options of timm's transforms for training, which then take the place of those for evaluation.
     """
-    _timm()
+    import_timm()
     data = import_module("timm.data")
     config = data.resolve_data_config({"input_size": size}, model=model)
+    if training is not None:
+        config = {name: config[name] for name in ("input_size", "interpolation", "mean", "std")}
+        config |= {"is_training": True, **training}
     return data.ImageDataset(str(path), transform=data.create_transform(**config))
 
 

@@ -8,13 +8,16 @@ from pathlib import Path
 
 from torch import nn
 
-from ribs.io.folder import write_file
+from ribs.cli.output import print_json
 from ribs.io.saved import read
 from ribs.report.page import page
+from ribs.select.files import write_file
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the page; it shows nothing of the network itself, which is not needed."""
     content = read(Path(arguments.saved))
-    text = page(content.result(nn.Module()), dataclasses.asdict(content.versions))
-    write_file(Path(arguments.out), text.encode())
+    text = page(content.result(nn.Module()), dataclasses.asdict(content.versions)).encode()
+    write_file(Path(arguments.out), text)
+    if arguments.json:
+        print_json({"page": arguments.out, "bytes": len(text)})

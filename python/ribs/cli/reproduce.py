@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,27 +15,35 @@ from torch import nn
 import ribs
 from ribs.cli.evaluate import Accuracy, evaluate, labelled_images
 from ribs.cli.models import input_size, load_data, load_model
+from ribs.cli.output import bars, print_json
 from ribs.cli.paper import (
-    NOT_YET,
     Cited,
     Float,
+    Reconstruction,
     Row,
     Search,
     Sensitivity,
     Table,
+    Training,
     Uniform,
     Variation,
     find_row,
     networks,
     tables,
 )
+from ribs.cli.qat import training_images
 from ribs.cli.search import as_json
 from ribs.quant.inputs import collect
 from ribs.quant.network import calibrate, prepare
 from ribs.select.cost import MIB_IN_BITS, AnyBits, Configuration
+from ribs.select.loss import kl_divergence
+from ribs.select.reconstructed import Reconstructed
+from ribs.select.samples import standard_error
 from ribs.select.table import text_table
 
 UNCHANGED = "(none)"
+EPOCHS = 90  # of training: LSQ's, as the paper gives none
+STORE_MIB = 8192  # with the samples of the paper the first convolution of ResNet-18 takes 4.2 GiB, the most of all
 
 
 @dataclass
@@ -45,17 +52,22 @@ class Outcome:
 
     accuracy: {name of a row of the same table: measured}.
     layers: {layer: measured with that layer alone changed}, led by UNCHANGED.
+    deltas: {bits of the unit: (change of the loss, its standard error)}.
     """
 
     accuracy: dict[str, Accuracy] = field(default_factory=dict)
     result: ribs.Result | None = None
     layers: dict[str, Accuracy] = field(default_factory=dict)
+    deltas: dict[int, tuple[float, float]] = field(default_factory=dict)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """List all rows, or run one; one that cannot run yet still prints what it and its rivals cost."""
+    """List all rows, or run one; one that cannot run still prints what it and its rivals cost."""
     if arguments.list:
-        print(_listing())
+        if arguments.json:
+            print_json(_rows())
+        else:
+            print(_listing())
         return
     if arguments.row is None:
         raise ValueError("give a row such as table1a/ribs-28.5, or --list to see all of them")
@@ -65,16 +77,17 @@ def run(arguments: argparse.Namespace) -> None:
             print(_report(table, row, Outcome(), []))
         raise ValueError(refusal)
     outcome = _Run(arguments, table, row).outcome()
-    show = _as_json if arguments.json else _report
-    print(show(table, row, outcome, _changes(arguments, table, row)))
+    changes = _changes(arguments, table, row)
+    if arguments.json:
+        print_json(_as_json(table, row, outcome, changes))
+    else:
+        print(_report(table, row, outcome, changes))
 
 
 def _refusal(arguments: argparse.Namespace, row: Row) -> str | None:
     """Why the row cannot run, if so."""
     if isinstance(row.run, Cited):
         return f"{arguments.row} is the figure of another paper; run the rows that are compared with it"
-    if row.waits_for:
-        return f"{arguments.row} waits for {'; '.join(NOT_YET[name] for name in row.waits_for)}"
     if arguments.data is None:
         return (
             f"{arguments.row} needs --data: a folder with ImageNet's train/ and val/, a folder for each class in both"
@@ -91,6 +104,11 @@ def _changes(arguments: argparse.Namespace, table: Table, row: Row) -> list[str]
         f"{arguments.samples} calibration samples, not {table.samples}": arguments.samples not in (None, table.samples),
         f"seed {arguments.seed}, not {table.seed}": arguments.seed not in (None, table.seed),
     }
+    if getattr(row.run, "reconstruction", None) is not None:
+        most = arguments.reconstruction_iterations
+        changed[f"at most {most} steps of reconstruction for each block"] = most is not None
+    if getattr(row.run, "training", None) is not None:
+        changed[f"{arguments.epochs} epochs, not {EPOCHS}"] = arguments.epochs != EPOCHS
     if isinstance(row.run, Search):
         iterations = f"at most {arguments.iterations} iterations, not {row.run.iterations}"
         changed[iterations] = arguments.iterations not in (None, row.run.iterations)
@@ -104,7 +122,7 @@ class _Run:
         self.arguments, self.table, self.row = arguments, table, row
         self.samples = table.samples if arguments.samples is None else arguments.samples
         self.seed = table.seed if arguments.seed is None else arguments.seed
-        self.progress = not arguments.no_progress
+        self.progress = bars(arguments)
         self.folder = Path(arguments.data)
         self.model = load_model(
             networks()[row.network].model, checkpoint=arguments.checkpoint, pretrained=not arguments.random_weights
@@ -126,6 +144,8 @@ class _Run:
             outcome.accuracy = dict.fromkeys(floating, measured)
         if isinstance(self.row.run, Sensitivity):
             outcome.layers = self._sensitivity(self.row.run)
+        elif isinstance(self.row.run, Variation):
+            outcome.deltas = self._variation(self.row.run)
         elif not isinstance(self.row.run, Float):
             outcome.result = self._quantized()
             if self.validation is not None:
@@ -137,9 +157,18 @@ class _Run:
         run = self.row.run
         if isinstance(run, Uniform):
             bits = _bits(run, _costs(self.row))
-            return ribs.quantize(self.model, self.calibration, bits, units="block", recipe=run.recipe, **options)
+            result = ribs.quantize(self.model, self.calibration, bits, units="block", recipe=run.recipe, **options)
+            if run.reconstruction is None:
+                return result
+            method = self._method(run.reconstruction, run.reconstruction.iterations)
+            options["store_mib"] = STORE_MIB
+            return ribs.reconstruct(result, self.calibration, method=method, seed=self.seed, **options)
         assert isinstance(run, Search)
-        return ribs.search(
+        if (asked := run.reconstruction) is not None:
+            options["reconstruct"] = self._method(asked, asked.search_iterations or asked.iterations)
+            options["store_mib"] = STORE_MIB
+            options["finish"] = self._method(asked, asked.iterations)
+        found = ribs.search(
             self.model,
             self.calibration,
             _budget(run),
@@ -155,6 +184,31 @@ class _Run:
             seed=self.seed,
             **options,
         )
+        return found if run.training is None else self._trained(found, run.training)
+
+    def _trained(self, found: ribs.Result, training: Training) -> ribs.Result:
+        """The network after training at the bits of a search, on all images with the outputs of the teacher."""
+        given = self.arguments
+        images = training_images(
+            self.folder / "train",
+            self.model,
+            self.size,
+            batch_size=given.batch_size,
+            workers=given.workers,
+            augment=given.augment,
+        )
+        name = networks()[training.teacher].model
+        return ribs.qat.fit(
+            self.model,
+            images,
+            found,
+            training=ribs.qat.Training(epochs=given.epochs, seed=self.seed),
+            teacher=load_model(name, checkpoint=None, pretrained=not given.random_weights),
+            folder=given.checkpoints,
+            method=training.method,
+            calibration_samples=self.samples,
+            progress=self.progress,
+        ).result
 
     def _sensitivity(self, run: Sensitivity) -> dict[str, Accuracy]:
         batches = collect(self.model, self.calibration, self.samples)
@@ -166,6 +220,31 @@ class _Run:
             network.configure({unit: (value, value) for unit, value in bits.items()})
             found[name] = self._accuracy(network.model, name)
         return found
+
+    def _variation(self, run: Variation) -> dict[int, tuple[float, float]]:
+        batches = collect(self.model, self.calibration, self.samples)
+        network = prepare(self.model, batches[0], "block")
+        [unit] = [number for number, each in enumerate(network.units) if each.name == run.unit]
+        candidates = [[(bits, bits) for bits in self.table.candidates]] * len(network.units)
+        asked = run.reconstruction
+        method = self._method(asked, asked.search_iterations or asked.iterations)
+        losses = Reconstructed(network, batches, candidates, kl_divergence, method, seed=self.seed, store_mib=STORE_MIB)
+        calibrate(network, batches, self.table.candidates)
+        before = (self.table.candidates.index(run.reference),) * len(network.units)
+        reference = losses.measure([before], 0)[0]
+        found: dict[int, tuple[float, float]] = {}
+        for index, bits in enumerate(self.table.candidates):
+            choice = (*before[:unit], index, *before[unit + 1 :])
+            if run.reconstruct == "unit":
+                changes = losses.measure_alone(before, choice) - reference
+            else:
+                changes = losses.measure([before, choice], 0)[1] - reference
+            found[bits] = float(changes.mean()), standard_error(changes)
+        return found
+
+    def _method(self, asked: Reconstruction, iterations: int) -> ribs.QDrop:
+        most = self.arguments.reconstruction_iterations
+        return ribs.QDrop(iterations=min(iterations, most or iterations), penalty=asked.penalty)
 
     def _accuracy(self, model: nn.Module, label: str) -> Accuracy:
         assert self.validation is not None
@@ -253,22 +332,33 @@ def _cost_of(costs: ribs.CostTable, bits: AnyBits) -> dict[str, str]:
     return {"gbops": f"{costs.bops(bits) / 1e9:.5g}", "mib": f"{costs.size_mib(bits):.4g}"}
 
 
+def _rows() -> list[dict[str, Any]]:
+    """All rows as the paper prints them; waits_for: what must be there to run one, null for another paper's figure."""
+    return [
+        {
+            "row": f"{name}/{row.name}",
+            "method": row.method,
+            "bits": row.bits,
+            "published": vars(row.published),
+            "waits_for": None if isinstance(row.run, Cited) else ["ImageNet"],
+        }
+        for name, table in tables().items()
+        for row in table.rows
+    ]
+
+
 def _listing() -> str:
     rows = []
-    for name, table in tables().items():
-        for row in table.rows:
-            published = vars(row.published)
-            waits = "-" if isinstance(row.run, Cited) else ", ".join(["ImageNet", *row.waits_for])
-            cells = [published[key] or "" for key in ("gbops", "mib", "top1")]
-            rows.append([f"{name}/{row.name}", row.method, row.bits, *cells, waits])
+    for each in _rows():
+        cells = [each["published"][key] or "" for key in ("gbops", "mib", "top1")]
+        rows.append([each["row"], each["method"], each["bits"], *cells, ", ".join(each["waits_for"] or ["-"])])
     header = ["row", "method", "W/A", "GBOPs", "MiB", "top-1 %", "waits for"]
     titles = "\n".join(f"{name}: {table.title}" for name, table in tables().items())
     used = "\n".join(f"{name}: {network.model}; {network.why}" for name, network in networks().items())
-    missing = "\n".join(f"{name}: {text}" for name, text in NOT_YET.items())
     return (
         f"{titles}\n\nThe rows, with the figures that the paper prints\n{text_table(header, rows, right=(3, 4, 5))}\n\n"
         "ImageNet: its folder, and the weights of the network: ribs reproduce ROW --data IMAGENET\n"
-        f"{missing}\n-: the figure of another paper, which ribs does not run\n\nNetworks\n{used}"
+        f"-: the figure of another paper, which ribs does not run\n\nNetworks\n{used}"
     )
 
 
@@ -281,6 +371,8 @@ def _report(table: Table, row: Row, outcome: Outcome, changes: list[str]) -> str
             parts.append(_by_iteration(outcome.result))
     if outcome.layers:
         parts.append(_by_layer(outcome.layers))
+    if outcome.deltas:
+        parts.append(_by_bits(outcome.deltas))
     notes = [f"{other.name}: {other.differs}" for other in table.beside(row) if other.differs]
     notes += [f"{row.name}: {row.note}"] if row.note else []
     notes.append(f"network: {networks()[row.network].model}; {networks()[row.network].why}")
@@ -320,12 +412,17 @@ def _by_layer(layers: Mapping[str, Accuracy]) -> str:
     return text_table(["layer changed", "top-1 %", "change"], rows, right=(1, 2))
 
 
-def _as_json(table: Table, row: Row, outcome: Outcome, changes: list[str]) -> str:
-    found = {
+def _by_bits(deltas: Mapping[int, tuple[float, float]]) -> str:
+    rows = [[str(bits), f"{change:+.6g}", f"{error:.2g}"] for bits, (change, error) in deltas.items()]
+    return text_table(["bits of the unit", "change of the loss", "+-"], rows, right=(0, 1, 2))
+
+
+def _as_json(table: Table, row: Row, outcome: Outcome, changes: list[str]) -> dict[str, object]:
+    return {
         "published": {other.name: vars(other.published) for other in table.beside(row)},
         "top1": {name: one.top1 for name, one in outcome.accuracy.items()},
         "top1_by_layer": {name: one.top1 for name, one in outcome.layers.items()},
+        "change_by_bits": {bits: change for bits, (change, _) in outcome.deltas.items()},
         "result": None if outcome.result is None else as_json(outcome.result),
         "not_as_in_the_paper": changes,
     }
-    return json.dumps(found, indent=2)

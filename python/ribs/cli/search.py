@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
 import ribs
 from ribs.cli.flags import budgets, candidates
 from ribs.cli.models import input_size, load_data, load_loss, load_model
+from ribs.cli.output import bars, print_json
 from ribs.io.folder import check_free
+from ribs.recon.methods import METHODS
 from ribs.select.result import Spending
 
 
@@ -39,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     with processes() as first:
         result = ribs.search(
-            model.to(device_of(arguments.device)),
+            model.to(own_device(arguments.device)),
             loader,
             budget,
             units=arguments.units,
@@ -51,36 +53,50 @@ def run(arguments: argparse.Namespace) -> None:
             iterations=arguments.iterations,
             calibration_samples=arguments.samples,
             **choices,
+            **_reconstruction(arguments),
             profile=arguments.profile,
             execution=arguments.execution,
             max_seconds=arguments.max_seconds,
             cache_mib=arguments.cache_mib,
+            store_mib=arguments.store_mib,
             journal=arguments.journal,
             seed=arguments.seed,
-            progress=not arguments.no_progress,
+            progress=bars(arguments),
         )
     if first and arguments.out is not None:
         result.save(arguments.out)
-    if first:
-        print(json.dumps(as_json(result), indent=2) if arguments.json else result.summary())
+    if first and arguments.json:
+        print_json(as_json(result))
+    elif first:
+        print(result.summary())
 
 
 @contextmanager
-def processes() -> Iterator[bool]:
+def processes(backend: str = "gloo") -> Iterator[bool]:
     """Join the other processes that torchrun started, if any; whether this is the one that speaks."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield True
         return
-    dist.init_process_group("gloo")
+    dist.init_process_group(backend)
     try:
         yield dist.get_rank() == 0
     finally:
         dist.destroy_process_group()
 
 
-def device_of(name: str) -> str:
+def own_device(name: str) -> str:
     """Each process of one machine takes a GPU of its own."""
     return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" and "LOCAL_RANK" in os.environ else name
+
+
+def _reconstruction(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.reconstruct is None:
+        return {}
+    kind = METHODS[arguments.reconstruct]
+    return {
+        "reconstruct": kind(iterations=arguments.reconstruct_iterations),
+        "finish": kind(iterations=arguments.finish_iterations),
+    }
 
 
 def as_json(result: ribs.Result) -> dict[str, object]:
@@ -103,6 +119,8 @@ def as_json(result: ribs.Result) -> dict[str, object]:
                 "standard_error": record.standard_error,
                 "bops": record.bops,
                 "bits": record.bits,
+                "spent": record.spent,
+                "gaps": record.gaps,
             }
             for record in result.history
         ],

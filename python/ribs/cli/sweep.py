@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import ribs
 from ribs.cli.flags import budgets, candidates
 from ribs.cli.models import input_size, load_data, load_loss, load_model
-from ribs.cli.search import device_of, processes
+from ribs.cli.output import bars, print_json
+from ribs.cli.search import own_device, processes
 from ribs.select.sweep import check_ending
 
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     with processes() as first:
         sweep = ribs.sweep(
-            model.to(device_of(arguments.device)),
+            model.to(own_device(arguments.device)),
             loader,
             found,
             units=arguments.units,
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
             cache_mib=arguments.cache_mib,
             journal=arguments.journal,
             seed=arguments.seed,
-            progress=not arguments.no_progress,
+            progress=bars(arguments),
         )
     if not first:
         return
@@ -54,4 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
         from ribs.report.plot import plot_front
 
         plot_front(sweep, cost=sweep.points[0].spending[0].name).savefig(arguments.plot, dpi=130)
-    print(json.dumps(sweep.as_json(), indent=2) if arguments.json else sweep)
+    if arguments.json:
+        print_json(sweep.as_json())
+    else:
+        print(sweep)

@@ -40,6 +40,7 @@ def check_content(content: Content) -> None:
         _check_layer(layer, content.layers[layer.name], content.bits[owner[layer.name]])
     for record in content.history:
         _require(record.bits.keys() == content.bits.keys(), "a step of the history has other units")
+        _require(record.spent.keys() <= content.limits.keys(), "a step of the history has other limits")
     try:
         spent = content.costs.bops(content.bits), content.costs.size_mib(content.bits)
     except (OverflowError, ValueError) as error:
@@ -123,7 +124,7 @@ def _check_layer(layer: Layer, saved: SavedLayer, bits: tuple[int, int]) -> None
 def _check_weight(layer: Layer, saved: SavedWeight) -> None:
     dims = len(saved.shape)
     _require(saved.axis is None or 0 <= saved.axis < LARGEST_DIMENSIONS, f"{layer.name!r} has steps along no dimension")
-    if saved.bits == FLOAT_BITS:
+    if saved.bits == FLOAT_BITS and not saved.held:
         return
     small = all(1 <= each < LARGEST_COUNT for each in (*saved.shape, *saved.stride))
     _require(dims <= LARGEST_DIMENSIONS and len(saved.stride) == dims and small, f"{layer.name!r} has no such shape")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -157,7 +158,16 @@ class Content:
 
     @property
     def costs(self) -> CostTable:
-        return CostTable(self.trace, self.units, self.accounting)
+        return CostTable(self.trace, self.units, self.accounting, self.recipe)
+
+
+def upgraded(content: Any, version: int) -> Any:
+    """Plain values of an older format as those of the present one, where they are sound; the rest is for `decode`."""
+    if version < 2 and isinstance(content.get("history"), list):
+        for record in content["history"]:
+            if isinstance(record, dict):
+                record |= {"spent": {}, "gaps": []}
+    return content
 
 
 def describe(network: nn.Module) -> tuple[tuple[str, str, str], ...]:

@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ribs.io.folder import write_file
 from ribs.io.quantizers import save_quantizer
 from ribs.io.tensors import quantized_layers
 from ribs.quant.layers import QuantizedLayer
 from ribs.quant.quantizer import FLOAT_BITS, Quantizer, code_range
+from ribs.select.files import write_file
 from ribs.select.result import Result
 
 VERSION = "1.0.0"

@@ -23,11 +23,12 @@ from torch import Tensor
 
 import ribs
 from ribs.io import schema
-from ribs.io.content import WeightsFile
+from ribs.io.content import WeightsFile, upgraded
 from ribs.io.errors import FormatError
+from ribs.select.files import write_new
 
 FORMAT = "ribs result"
-VERSION = 1
+VERSION = 2
 RESULT, WEIGHTS = "result.json", "weights.safetensors"
 NAMES = frozenset({RESULT, WEIGHTS, "bits.json", "bits.csv"})
 LARGEST_RESULT = 2**28  # bytes
@@ -83,7 +84,7 @@ def write(path: Path, files: Mapping[str, bytes]) -> None:
     try:
         new.mkdir()
         for name, content in files.items():
-            _write_file(new / name, content)
+            write_new(new / name, content)
         _sync(new)
         if path.exists():
             os.rename(path, old)
@@ -102,15 +103,17 @@ def write(path: Path, files: Mapping[str, bytes]) -> None:
         _sync(path.parent)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write one file, which appears whole. Raises: OSError, and then what was there still is."""
-    new = path.with_name(f".{path.name}.new-{secrets.token_hex(4)}")
-    try:
-        _write_file(new, content)
-        os.replace(new, path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
+def check_file(function: str, path: Path) -> None:
+    """Raise unless a file may be written there, before any long work.
+
+    Raises: OSError: IsADirectoryError, FileNotFoundError where there is no folder for it, PermissionError.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"[{function}] {path} is a folder; give the path of a file")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"[{function}] {path.parent} is no folder; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"[{function}] {path.parent} is not writable; give another path")
 
 
 def result_file(content: Mapping[str, Any]) -> bytes:
@@ -131,14 +134,14 @@ def weights_file(tensors: Mapping[str, Tensor]) -> tuple[bytes, WeightsFile]:
 
 
 def read_result(folder: Path) -> Any:
-    """The content of the JSON file. Raises: FormatError; FileNotFoundError where there is none."""
+    """The content of the JSON file, as of this version. Raises: FormatError; FileNotFoundError where there is none."""
     envelope = _envelope(folder)
-    if envelope.keys() != {"format", "version", "ribs", "checksum", "content"} or envelope["version"] != VERSION:
+    if envelope.keys() != {"format", "version", "ribs", "checksum", "content"} or envelope["version"] < 1:
         raise FormatError(f"[load] {folder / RESULT} is damaged: it does not begin as it should")
     content, checksum = envelope.pop("content"), envelope.pop("checksum")
     if not isinstance(content, dict) or checksum != _checksum(envelope, content):
         raise FormatError(f"[load] {folder / RESULT} is damaged: it is not what was written")
-    return content
+    return upgraded(content, envelope["version"])
 
 
 def read_weights(
@@ -212,13 +215,6 @@ def _check_file(path: Path, saved: WeightsFile) -> None:
 def _checksum(head: Mapping[str, Any], content: Mapping[str, Any]) -> str:
     text = json.dumps([head, content], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sync(folder: Path) -> None:

@@ -17,9 +17,9 @@ from ribs.io.quantizers import load_quantizer
 from ribs.io.tensors import empty_places, other_tensors, packed_shapes, quantized_layers, save_layers, unpack
 from ribs.quant.copies import unwrap
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
-from ribs.quant.network import assemble, check_model
+from ribs.quant.network import assemble
 from ribs.quant.recipe import RECIPES
-from ribs.quant.skip import Skip
+from ribs.quant.skip import Skip, check_model
 from ribs.select.bit_table import as_csv, as_json
 from ribs.select.result import Result
 

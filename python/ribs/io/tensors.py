@@ -37,7 +37,7 @@ def quantized_layers(network: nn.Module, seen: Trace) -> Quantized:
 
 
 def save_layers(layers: Quantized, seen: Trace) -> tuple[dict[str, SavedLayer], dict[str, Tensor]]:
-    """How each layer is quantized, and the packed weights by name.
+    """How each layer is quantized, and the packed weights by name, with those held in float.
 
     Raises: TypeError for quantizers that cannot be saved.
     """
@@ -62,6 +62,8 @@ def packed_shapes(saved: Mapping[str, SavedLayer]) -> dict[str, tuple[torch.dtyp
             channels = 1 if weight.axis is None else weight.shape[weight.axis]
             shapes[_tensor(name, "weight_packed")] = torch.int32, (1, words)
             shapes[_tensor(name, "weight_scale")] = torch.float32, (channels,)
+        elif layer.weight is not None and layer.weight.held:
+            shapes[_tensor(name, "held")] = torch.float32, layer.weight.shape
     return shapes
 
 
@@ -70,11 +72,15 @@ def unpack(
 ) -> None:
     """Put packed weights in their places. Raises: FormatError for steps and codes that no quantizer gives."""
     for name, layer in layers.items():
-        if isinstance(layer, QuantizedLayer) and (weight := saved[name].packed) is not None:
+        if not isinstance(layer, QuantizedLayer):
+            continue
+        if (weight := saved[name].packed) is not None:
             step = tensors[_tensor(name, "weight_scale")]
             values = _values(name, weight, tensors[_tensor(name, "weight_packed")], step)
             _put_weight(layer, weight, values.to(device), step.to(device))
             layer.rounded = True
+        elif _tensor(name, "held") in tensors:
+            layer.hold(tensors[_tensor(name, "held")].to(device))
 
 
 def other_tensors(network: nn.Module, saved: Mapping[str, SavedLayer], seen: Trace) -> dict[str, Tensor]:
@@ -97,17 +103,28 @@ def other_tensors(network: nn.Module, saved: Mapping[str, SavedLayer], seen: Tra
         if id(tensor) not in done:
             others[name] = tensor
             done.add(id(tensor))
-    if doubled := others.keys() & packed_shapes(saved).keys():
+    added = {
+        _tensor(name, "added"): layer.added
+        for name, layer in network.named_modules()
+        if isinstance(layer, QuantizedLayer) and layer.added is not None
+    }
+    if doubled := others.keys() & {**packed_shapes(saved), **added}.keys():
         raise ValueError(f"[save] the model's {min(doubled)!r} has the name of packed weights; rename it")
-    return others
+    return {**others, **added}
 
 
 def empty_places(network: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     """The parameters that modules could have and do not, such as a bias, by their names in the float model.
 
-    Where steps by channel were taken out of an input, the network that was saved may have got them.
+    Where steps by channel were taken out of an input, the network that was saved may have got them. `added` of layers
+    is among them.
     """
-    return {
+    added = {
+        _tensor(name, "added"): (layer, "added")
+        for name, layer in network.named_modules()
+        if isinstance(layer, QuantizedLayer)
+    }
+    return added | {
         _tensor(path, name): (module, name)
         for path, module, _ in _modules(network, "")
         for name, parameter in module._parameters.items()
@@ -141,8 +158,11 @@ def _modules(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, int
 
 def _pack(layer: QuantizedLayer, held: bool) -> tuple[SavedWeight, dict[str, Tensor]]:
     quantizer = layer.weight_quantizer
-    if quantizer.bits == FLOAT_BITS:
+    if quantizer.bits == FLOAT_BITS and layer.held is None:
         return SavedWeight(FLOAT_BITS, False, quantizer.axis, (), ()), {}
+    if quantizer.bits == FLOAT_BITS:
+        weight = layer.multiplied.detach()
+        return SavedWeight(FLOAT_BITS, True, quantizer.axis, tuple(weight.shape), weight.stride()), {"held": weight}
     step, zero_point = quantizer.present
     if type(quantizer) is not FakeQuantizer or not quantizer.symmetric or bool(zero_point.any()):
         raise TypeError("[save] weights with zero points or levels of their own cannot be saved")

@@ -29,23 +29,23 @@ class LogSearch(NamedTuple):
 
 def fake_quantize_nonuniform(x: Tensor, steps: Tensor) -> Tensor:
     """Round x to zero and to sums of the steps; see `ribs.ops.fake_quantize_nonuniform`."""
-    return _rounded(x, *_nonuniform_table(steps))
+    return _rounded(x, *nonuniform_table(steps))
 
 
 def fake_quantize_nonuniform_backward(grad: Tensor, x: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
     """Give the nuLSQ gradients of x and of the steps."""
-    grad_x, sums = _gradients(grad, x, *_nonuniform_table(steps))
+    grad_x, sums = _gradients(grad, x, *nonuniform_table(steps))
     return grad_x, (sums[1:] / steps + sums[0]).to(steps.dtype)
 
 
 def fake_quantize_log_sqrt2(x: Tensor, step: Tensor, bits: int) -> Tensor:
     """Round x to zero and to half octaves below the step; see `ribs.ops.fake_quantize_log_sqrt2`."""
-    return _rounded(x, *_log_sqrt2_table(step, bits))
+    return _rounded(x, *log_sqrt2_table(step, bits))
 
 
 def fake_quantize_log_sqrt2_backward(grad: Tensor, x: Tensor, step: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Give the straight-through gradients of x and of the step."""
-    grad_x, sums = _gradients(grad, x, *_log_sqrt2_table(step, bits))
+    grad_x, sums = _gradients(grad, x, *log_sqrt2_table(step, bits))
     return grad_x, (sums[1:].sum() / step + sums[0]).to(step.dtype)
 
 
@@ -130,7 +130,7 @@ def _gradients(grad: Tensor, x: Tensor, levels: Tensor, thresholds: Tensor) -> t
     return torch.empty_like(x).copy_(torch.where(inside, grad, 0.0)), sums
 
 
-def _nonuniform_table(steps: Tensor) -> tuple[Tensor, Tensor]:
+def nonuniform_table(steps: Tensor) -> tuple[Tensor, Tensor]:
     """Give levels from zero up, and the least value that is rounded to each but the first, or to one above it."""
     checked = torch.where((steps > 0) & (steps < torch.inf), steps, torch.nan).double()
     levels = torch.nn.functional.pad(checked.cumsum(0).to(steps.dtype), (1, 0))
@@ -139,7 +139,7 @@ def _nonuniform_table(steps: Tensor) -> tuple[Tensor, Tensor]:
     return _valid(levels, _least(middle, even, steps.dtype))
 
 
-def _log_sqrt2_table(step: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def log_sqrt2_table(step: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Give the same for levels at half octaves, whose thresholds lie a quarter of an octave below."""
     codes = torch.arange(2**bits - 1, -1, -1, device=step.device)
     octaves = torch.ldexp(torch.ones_like(codes, dtype=torch.float64), -((codes + 1) // 2))

@@ -84,7 +84,8 @@ class Flow:
     ) -> None:
         """A product runs, of a layer whose call it is.
 
-        operands: by place.  matmul: whether both are activations.  linear: whether a plain linear does it.
+        operands: by place.  matmul: whether both are activations.
+        linear: whether it is a linear layer's, weights on the right.
         """
         for place, tensor in operands.items():
             norm = self._norm.get(id(tensor))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from ribs.quant.copies import copy_model
-from ribs.quant.fold import fold_batch_norms
+from ribs.quant.fold import can_wait, fold_batch_norms
 from ribs.quant.inputs import Inputs
 from ribs.quant.integer import FORM, IntegerProduct, check_device, supports
-from ribs.quant.layers import QuantizedLayer, QuantizedMatmul, Repeats, redirect
+from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
+from ribs.quant.placing import with_quantizers
 from ribs.quant.quantizer import (
     FLOAT_BITS,
     FakeQuantizer,
@@ -28,8 +29,10 @@ from ribs.quant.quantizer import (
 )
 from ribs.quant.ranges import RANGES
 from ribs.quant.recipe import RECIPES, Recipe, RecipeName, find_recipe
-from ribs.quant.skip import Reasons, Skip
-from ribs.quant.trace import Trace, trace
+from ribs.quant.redirect import Repeats
+from ribs.quant.skip import Skip, check_model
+from ribs.quant.trace import Trace
+from ribs.quant.tracing import trace
 from ribs.quant.units import Unit, UnitScheme, find_units
 from ribs.quant.weights import Room
 
@@ -90,6 +93,15 @@ class QuantizedNetwork:
             for layer, old in zip(layers.values(), before, strict=True):
                 layer.kept.leave(old, layer.weight_quantizer.bits)
 
+    def kept_weights(self) -> dict[str, list[Any]]:
+        """What is kept of the weights of every layer; who holds it can rely on its memory."""
+        return {name: layer.kept.made for name, layer in self._weighted().items()}
+
+    def forget_weights_but(self, kept: Mapping[str, list[Any]]) -> None:
+        """Forget what was made of the weights since `kept_weights` gave `kept`."""
+        for name, layer in self._weighted().items():
+            layer.kept.forget_but(kept[name])
+
     @contextmanager
     def integer_execution(self) -> Iterator[None]:
         """Run layers as products of 8-bit integers where gradients are not recorded: those of `integer_layers`.
@@ -145,19 +157,24 @@ def prepare(
     *,
     recipe: RecipeName | None = None,
     skip: Iterable[str] = (),
+    training: bool = False,
 ) -> QuantizedNetwork:
     """A deep copy of the model, folded, with a quantized layer in the place of each Conv, Linear and matmul.
 
     inputs: any batch; one sample of it is used to see what runs.
     recipe: of the quantizers; by default `find_recipe` chooses.
     skip: names or patterns of modules and layers that stay in float, as they are.
+    training: leave batch norms as they are, to be trained and folded afterwards, and give every input one step.
     Raises: ValueError for a model in training mode, on several devices or with nothing to quantize, and one that names
         all that can't be quantized: parameters that are not finite float32, layers that never run, and what
-        `ribs.quant.trace.trace` finds.
+        `ribs.quant.tracing.trace` finds.
     """
     skipped = Skip(model, skip)
     seen = trace(model, inputs, skipped, check_model(model, skipped))
-    network = assemble(model, seen, find_units(model, seen.layers, units), find_recipe(recipe, seen))
+    chosen = find_recipe(recipe, seen)
+    if training:
+        chosen = replace(chosen, by_channel=None)
+    network = assemble(model, seen, find_units(model, seen.layers, units), chosen, training=training)
     _name_float_products(seen)
     if any(isinstance(module, QuantizedLayer) and not module.plain for module in network.model.modules()):
         with torch.no_grad():
@@ -165,11 +182,13 @@ def prepare(
     return network
 
 
-def assemble(model: nn.Module, seen: Trace, units: tuple[Unit, ...], recipe: Recipe) -> QuantizedNetwork:
+def assemble(
+    model: nn.Module, seen: Trace, units: tuple[Unit, ...], recipe: Recipe, *, training: bool = False
+) -> QuantizedNetwork:
     """As `prepare`, of a model that was traced and divided into units before; nothing is run."""
     network, _ = copy_model(model)
-    fold_batch_norms(network, seen.batch_norms)
-    network, repeats = _with_quantizers(network, seen, recipe)
+    fold_batch_norms(network, [pair for pair in seen.batch_norms if not (training and can_wait(network, *pair))])
+    network, repeats = with_quantizers(network, seen, recipe)
     return QuantizedNetwork(network.eval(), seen, units, repeats, recipe)
 
 
@@ -188,71 +207,6 @@ def _name_float_products(seen: Trace) -> None:
     warnings.warn(
         f"[ribs] {macs:,} MACs stay in float and are counted at 32 x 32 bits: {'; '.join(reasons)}", stacklevel=4
     )
-
-
-def _with_quantizers(network: nn.Module, seen: Trace, recipe: Recipe) -> tuple[nn.Module, Repeats]:
-    """The network with its quantized layers and matmuls in place, and what numbers their calls."""
-    sites = {site.layer: site for each in seen.sites.values() for site in each if site.layer is not None}
-    modules = dict(network.named_modules())
-    for layer in seen.layers:
-        if layer.name not in modules:
-            parent, _, child = layer.name.rpartition(".")
-            made: nn.Module = QuantizedMatmul(layer.calls)
-            if layer.kind != "matmul":
-                made = QuantizedLayer(None, sites[layer.name], layer.calls)
-            modules[parent].add_module(child, made)
-    for layer in seen.layers:
-        if layer.name in modules:
-            made = QuantizedLayer(modules[layer.name], sites.get(layer.name), layer.calls)
-            network = _replace(network, layer.name, made)
-    if recipe.shares is not None:
-        for name, call, operand in seen.shares:
-            matmul = network.get_submodule(name)
-            assert isinstance(matmul, QuantizedMatmul)
-            matmul.set_quantizer(call, operand, ShareQuantizer(recipe.shares))
-    if recipe.by_channel is not None:
-        for name in itertools.chain(*seen.norms.values()):
-            network.get_submodule(name).input_quantizer = FakeQuantizer(symmetric=False, axis=-1)
-    redirect(network, seen.sites, seen.in_float)
-    repeats = Repeats()
-    repeats.attach(network, {layer.name: layer.calls for layer in seen.layers})
-    return network, repeats
-
-
-def check_model(model: nn.Module, skip: Skip) -> Reasons:
-    """The modules whose parameters cannot be quantized, with the reasons.
-
-    Raises: ValueError for a model that cannot be used as a whole: in training mode, on several devices, on the meta
-        device, without any parameter of float32.
-    """
-    check_training(model)
-    parameters = dict(model.named_parameters())
-    devices = {str(parameter.device): name for name, parameter in reversed(parameters.items())}
-    if len(devices) > 1:
-        places = ", ".join(f"{name!r} on {device}" for device, name in sorted(devices.items()))
-        raise ValueError(f"[ribs] the model is on several devices ({places}); move it to one")
-    if "meta" in devices:
-        raise ValueError("[ribs] the model is on the meta device and has no weights; load them first")
-    types = {parameter.dtype for parameter in parameters.values() if parameter.is_floating_point()}
-    if types and torch.float32 not in types:
-        names = ", ".join(sorted(map(str, types)))
-        raise ValueError(f"[ribs] the model's parameters are {names}, and ribs needs float32: call model.float()")
-    reasons: Reasons = {}
-    for name, parameter in parameters.items():
-        module, _, own = name.rpartition(".")
-        if skip.covers(module) or skip.covers(name) or not parameter.is_floating_point():
-            continue
-        if parameter.dtype is not torch.float32:
-            reasons[module] = f"its {own} is {parameter.dtype}, and ribs needs float32: call .float()"
-        elif not bool(torch.isfinite(parameter).all()):
-            reasons[module] = f"its {own} holds NaN or Inf"
-    return reasons
-
-
-def check_training(model: nn.Module) -> None:
-    training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
-    if training:
-        raise ValueError(f"[ribs] {training[0]} is in training mode; call model.eval() first")
 
 
 @torch.no_grad()
@@ -306,8 +260,8 @@ def check_pooled(pooled: bool, recipe: Recipe) -> None:
 
 def find_weight_steps(layer: QuantizedLayer, choices: Sequence[int], recipe: Recipe) -> None:
     """Give the weights of a layer the recipe's steps for every bit-width in `choices`."""
-    quantizer = layer.weight_quantizer
-    quantizer.set_steps(choices, *RANGES[recipe.weights](layer.weight, choices, symmetric=True, axis=quantizer.axis))
+    quantizer, find = layer.weight_quantizer, RANGES[recipe.weights]
+    quantizer.set_steps(choices, *find(layer.multiplied, choices, symmetric=True, axis=quantizer.axis))
 
 
 def observe(network: QuantizedNetwork, observers: Sequence[Observer], batches: Iterable[Inputs]) -> None:
@@ -324,15 +278,3 @@ def observe(network: QuantizedNetwork, observers: Sequence[Observer], batches: I
         if observer.batches == 0:
             raise ValueError(f"[calibrate] {observer.name!r} never ran on the calibration set, but did when traced")
         observer.settle(network.device)
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """Put a module in the place of another, under every name it has; returns the root, new if it was the layer."""
-    if not name:
-        return module
-    old = model.get_submodule(name)
-    for parent in list(model.modules()):
-        for child, candidate in list(parent._modules.items()):  # named_children skips repeats
-            if candidate is old and parent is not module:
-                setattr(parent, child, module)
-    return model

@@ -49,12 +49,20 @@ class Product:
     values: left and right operand, and what is added, or None.
     run: f(left, right, added), computes it.
     equation: of an einsum, the labels of both operands and of the result.
+    alpha: what the product is multiplied by.
     """
 
     kind: Kind
     values: tuple[Tensor, Tensor, Tensor | None]
     run: Callable[..., Tensor]
     equation: tuple[str, str, str] = ("", "", "")
+    alpha: float = 1
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is a linear layer's: channels, which are last, times a matrix on the right."""
+        _, right, _ = self.values
+        return self.kind in ("linear", "matmul") and self.alpha == 1 and right.dim() == 2
 
     def macs(self, result: Tensor) -> int:
         """Multiply-accumulates."""
@@ -115,7 +123,7 @@ def find_product(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str
         result: Tensor = func(*given, **named)
         return result
 
-    return Product(kind, (left, right, added), run, equation)
+    return Product(kind, (left, right, added), run, equation, kwargs.get("alpha", 1))
 
 
 def _labels(equation: str, *dims: int) -> tuple[str, str, str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ribs import ops
+from ribs.ops.twin_levels import log_sqrt2_table, nonuniform_table
 from ribs.quant.recipe import ShareLevels
 from ribs.quant.watch import Watch
 
@@ -54,8 +55,10 @@ class FakeQuantizer(Quantizer):
     """Levels at equal distances: a step and a zero point for every candidate bit-width.
 
     step, zero_point: [K] per tensor, or [K, channels] along `axis`; empty until calibrated.
+    learns: whether it and what it rounds are being trained, so that nothing rounded is kept for the next call.
     """
 
+    learns = False
     step: Tensor
     zero_point: Tensor
 
@@ -124,6 +127,12 @@ class ShareQuantizer(Quantizer):
         sizes = [2**each - 1 if self.levels == "nonuniform" else 1 for each in self.choices]
         steps: Tensor = self.step.split(sizes)[self.choices.index(bits)]
         return steps
+
+    @property
+    def table(self) -> tuple[Tensor, Tensor]:
+        """At the chosen bits: levels from zero up, and the least value that is rounded to each but the first."""
+        steps = self.steps_of(self.bits)
+        return nonuniform_table(steps) if self.levels == "nonuniform" else log_sqrt2_table(steps, self.bits)
 
     def rounded(self, x: Tensor) -> Tensor:
         steps = self.steps_of(self.bits)

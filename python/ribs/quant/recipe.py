@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ribs.quant.trace import Trace
 
 RecipeName = Literal["minmax", "mse", "repq", "repq+"]
-Ranges = Literal["minmax", "mse", "cubic", "percentile"]
+Ranges = Literal["minmax", "mse", "percentile"]
 ShareLevels = Literal["nonuniform", "log_sqrt2"]
 
 
@@ -37,10 +37,10 @@ RECIPES: Mapping[RecipeName, Recipe] = {
     for recipe in (
         Recipe("minmax", "minmax", "minmax"),
         Recipe("mse", "mse", "mse"),
-        # RepQ-ViT (arXiv 2212.08254), and after section 4.2 of RIBS, with nuLSQ after softmax. There all steps are of
-        # least squared error, which cuts off too much of what enters linears: docs/method.md has the figures.
+        # RepQ-ViT (arXiv 2212.08254), and after section 4.2 of RIBS, with nuLSQ after softmax and weights of least
+        # squared error. There activations are too, which cuts off too much of what enters linears: docs/method.md.
         Recipe("repq", "percentile", "percentile", by_channel="percentile", shares="log_sqrt2"),
-        Recipe("repq+", "mse", "cubic", by_channel="percentile", shares="nonuniform"),
+        Recipe("repq+", "mse", "percentile", by_channel="percentile", shares="nonuniform"),
     )
 }
 

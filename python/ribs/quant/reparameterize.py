@@ -53,7 +53,7 @@ def scale_norms(network: QuantizedNetwork) -> None:
         steps, live = lead.step.double(), _live(lead)
         relative = (steps / steps[:, live].mean(1, keepdim=True)).log().mean(0).exp()
         scale = torch.where(live, relative, 1.0)
-        _move(network, norm, readers.values(), scale)
+        _move(network, norm, readers, scale)
         for reader in readers.values():
             quantizer = reader.input_quantizer
             quantizer.set_steps(quantizer.choices, (quantizer.step / scale).float(), quantizer.zero_point)
@@ -77,7 +77,7 @@ def _reparameterize(
     if least == FLOAT_BITS:
         return []
     step, scale, shift, zero_point = _target(lead)
-    _move(network, norm, readers.values(), scale, shift)
+    _move(network, norm, readers, scale, shift)
     left = []
     for name, reader in readers.items():
         quantizer = reader.input_quantizer
@@ -93,25 +93,41 @@ def _reparameterize(
 def _move(
     network: QuantizedNetwork,
     norm: nn.Module,
-    readers: Iterable[QuantizedLayer],
+    readers: Mapping[str, QuantizedLayer],
     scale: Tensor,
     shift: Tensor | None = None,
 ) -> None:
-    """Divide the output of a layer norm by the scale and add the shift, and take both back in its readers."""
+    """Divide the output of a layer norm by the scale and add the shift, and take both back in its readers.
+
+    Weights that the network computes, or reads in other ways too, stay as they are there: the reader holds its own.
+    """
     assert isinstance(norm, nn.LayerNorm)
     weight = torch.ones_like(scale) if norm.weight is None else norm.weight.double()
     norm.weight = _parameter(weight / scale)
     if norm.bias is not None or shift is not None:
         bias = torch.zeros_like(scale) if norm.bias is None else norm.bias.double() / scale
         norm.bias = _parameter(bias if shift is None else bias + shift)
-    for reader in readers:
-        layer = reader.layer
-        assert isinstance(layer, nn.Linear)
-        layer.weight = _parameter(layer.weight.double() * scale)
+    for name, reader in readers.items():
+        outputs_first = reader.weight_quantizer.axis == 0
+        weight = reader.multiplied.double() * (scale if outputs_first else scale[:, None])
+        if reader.has_own_weight and set(network.trace.sources[name]).isdisjoint(network.trace.otherwise):
+            assert reader.layer is not None
+            reader.layer.weight = _parameter(weight)
+        else:
+            reader.hold(weight.float())
         find_weight_steps(reader, reader.weight_quantizer.choices, network.recipe)
         if shift is not None:
-            moved = layer.weight.double() @ shift
-            layer.bias = _parameter(-moved if layer.bias is None else layer.bias.double() - moved)
+            weight = reader.multiplied.double()
+            _add(reader, -(weight if outputs_first else weight.T) @ shift)
+
+
+def _add(reader: QuantizedLayer, bias: Tensor) -> None:
+    """Add a bias of float64 to what a layer gives."""
+    layer = reader.layer
+    if layer is None or not reader.own_forward:  # which may have a bias that no parameter is
+        reader.add(bias.float())
+    else:
+        layer.bias = _parameter(bias if layer.bias is None else layer.bias.double() + bias)
 
 
 def _target(quantizer: FakeQuantizer) -> tuple[Tensor, Tensor, Tensor, Tensor]:

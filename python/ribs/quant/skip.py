@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
+import torch
 from torch import nn
 
 Reasons = dict[str, str]  # by the name of a module or layer: why it cannot be quantized
@@ -65,3 +66,39 @@ def check_fit(reasons: Mapping[str, str]) -> None:
     if named:
         lines.append(f"change this, or leave it in float and quantize the rest: skip={named}")
     raise ValueError("\n".join(["[ribs] not all of the model can be quantized:", *lines]))
+
+
+def check_model(model: nn.Module, skip: Skip) -> Reasons:
+    """The modules whose parameters cannot be quantized, with the reasons.
+
+    Raises: ValueError for a model that cannot be used as a whole: in training mode, on several devices, on the meta
+        device, without any parameter of float32.
+    """
+    check_training(model)
+    parameters = dict(model.named_parameters())
+    devices = {str(parameter.device): name for name, parameter in reversed(parameters.items())}
+    if len(devices) > 1:
+        places = ", ".join(f"{name!r} on {device}" for device, name in sorted(devices.items()))
+        raise ValueError(f"[ribs] the model is on several devices ({places}); move it to one")
+    if "meta" in devices:
+        raise ValueError("[ribs] the model is on the meta device and has no weights; load them first")
+    types = {parameter.dtype for parameter in parameters.values() if parameter.is_floating_point()}
+    if types and torch.float32 not in types:
+        names = ", ".join(sorted(map(str, types)))
+        raise ValueError(f"[ribs] the model's parameters are {names}, and ribs needs float32: call model.float()")
+    reasons: Reasons = {}
+    for name, parameter in parameters.items():
+        module, _, own = name.rpartition(".")
+        if skip.covers(module) or skip.covers(name) or not parameter.is_floating_point():
+            continue
+        if parameter.dtype is not torch.float32:
+            reasons[module] = f"its {own} is {parameter.dtype}, and ribs needs float32: call .float()"
+        elif not bool(torch.isfinite(parameter).all()):
+            reasons[module] = f"its {own} holds NaN or Inf"
+    return reasons
+
+
+def check_training(model: nn.Module) -> None:
+    training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
+    if training:
+        raise ValueError(f"[ribs] {training[0]} is in training mode; call model.eval() first")

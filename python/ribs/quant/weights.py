@@ -62,6 +62,15 @@ class KeptWeights:
         made: Made = entry.made
         return made
 
+    @property
+    def made(self) -> list[Any]:
+        """All that is kept."""
+        return [entry.made for entry in self._entries.values()]
+
+    def forget_but(self, made: list[Any]) -> None:
+        """Forget all that is not among `made`."""
+        self._drop(key for key, entry in self._entries.items() if not any(entry.made is each for each in made))
+
     def drop(self, which: Callable[[int, str], bool]) -> None:
         """Forget all that `which(bits, form)` is true of."""
         self._drop(key for key in self._entries if which(*key))

@@ -17,6 +17,8 @@ from ribs.recon.soft import SoftRounding, SoftStep, in_place_of
 class Optimisation:
     """Learns the rounding of weights and the steps of activations of one module, which is called with args and kwargs.
 
+    first: the iteration that it begins with.
+
     Each step minimises error + penalty weight * regulariser by Adam: the error between what the module returns and the
     target, summed over dimension 1 and averaged over the others, as in the code of BRECQ and QDrop.
     """
@@ -28,9 +30,10 @@ class Optimisation:
         module: Callable[[Any, Any], Tensor],
         roundings: Sequence[SoftRounding],
         steps: Sequence[SoftStep],
+        first: int = 0,
     ) -> None:
         self.method, self.phase, self.module = method, phase, module
-        self.roundings, self.steps = roundings, steps
+        self.roundings, self.steps, self.first = roundings, steps, first
         self.variables = [*(each.alpha for each in roundings), *(each.step for each in steps)]
         groups = [
             {"params": [each.alpha for each in roundings], "lr": method.weight_lr},
@@ -54,7 +57,8 @@ class Optimisation:
             rounding.beta = self.method.beta_at(iteration)
         if self.steps:
             # A cosine from the learning rate to 0; the steps' group is the last.
-            cosine = (1 + math.cos(math.pi * iteration / self.phase.iterations)) / 2
+            done = (iteration - self.first) / (self.phase.iterations - self.first)
+            cosine = (1 + math.cos(math.pi * done)) / 2
             self._adam.param_groups[-1]["lr"] = self.method.step_lr * cosine
         args, kwargs = inputs
         with torch.enable_grad(), in_place_of(self._softs):

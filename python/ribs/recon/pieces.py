@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ribs.quant.inputs import Inputs
-from ribs.quant.layers import call_alone
+from ribs.quant.redirect import call_alone
 from ribs.quant.trace import Layer
 from ribs.quant.units import find_units
 from ribs.recon.methods import Whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +17,14 @@ from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from ribs.quant.inputs import Inputs
-from ribs.quant.layers import QuantizedLayer, QuantizedMatmul, call_alone
+from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer
+from ribs.quant.redirect import call_alone
 from ribs.quant.trace import Layer
 from ribs.recon.methods import Method, Phase
 from ribs.recon.optimise import Optimisation
 from ribs.recon.pieces import Piece, find_pieces
-from ribs.recon.soft import SoftRounding, SoftStep, learnable
+from ribs.recon.soft import Begun, SoftRounding, SoftStep, learnable
 from ribs.recon.store import ShapeError, Stored, joined, rows_of, run_to, samples_of, size_of
 
 Loss = Callable[[Any, Any, Inputs], Tensor]  # (float output, quantized output, inputs) -> [samples]
@@ -56,38 +58,69 @@ class Reconstruction:
         device = next(model.parameters()).device
         self.batches = joined([inputs.to(device) for inputs in batches])
         self.store_mib = store_mib
+        self.seed = seed
         self.generator = torch.Generator(device).manual_seed(seed)
         self.progress = progress
         self.reference = copy.deepcopy(model)
         for quantizer in _quantizers(self.reference):
             quantizer.set_bits(FLOAT_BITS)
 
+    @functools.cached_property
+    def pieces(self) -> list[Piece]:
+        """What is reconstructed, in execution order; a warning names what is not."""
+        [whole] = {phase.whole for phase in self.method.phases}
+        return find_pieces(self.reference, self.layers, whole, self.batches[0].head(2))
+
     def run(self) -> None:
-        """Reconstruct all pieces, in each phase of the method.
+        """Reconstruct all pieces.
 
         Raises: ValueError naming a piece whose output has no gradient.
         """
-        wholes = {phase.whole for phase in self.method.phases}
-        sample = self.batches[0].head(2)
-        pieces = {whole: find_pieces(self.reference, self.layers, whole, sample) for whole in wholes}
-        for phase in self.method.phases:
-            with self._activations(phase), self._bar(phase, len(pieces[phase.whole])) as bar:
-                for piece in pieces[phase.whole]:
-                    self._reconstruct(piece, phase, bar)
+        pieces = self.pieces
+        with self._bar(len(pieces)) as bar:
+            for piece in pieces:
+                self.rebuild(piece, bar)
 
-    def _reconstruct(self, piece: Piece, phase: Phase, bar: tqdm[None] | None) -> None:
+    def rebuild(
+        self, piece: Piece, bar: tqdm[None] | None = None, *, share: float = 0.0, begun: Sequence[Begun] = ()
+    ) -> list[Begun]:
+        """Reconstruct a piece, which is as calibrated, for the inputs that those before it give now.
+
+        Its random numbers are its own: what is found depends on the bits up to here, and not on what ran before.
+
+        share: of the iterations of each phase, its last ones.
+        begun: for each phase, variables from which only these are done.
+
+        Returns: for each phase, the variables with which they begin; of none where `share` is 0.
+        """
+        found = []
+        for number, phase in enumerate(self.method.phases):
+            mixed = hashlib.blake2b(f"{self.seed} {number} {piece.name}".encode(), digest_size=8).digest()
+            self.generator.manual_seed(int.from_bytes(mixed, "little") >> 1)
+            last = round(share * phase.iterations)
+            with self._activations(phase):
+                found.append(self._reconstruct(piece, phase, last, begun[number] if begun else None, bar))
+        return found
+
+    def _reconstruct(self, piece: Piece, phase: Phase, last: int, begun: Begun | None, bar: tqdm[None] | None) -> Begun:
         roundings, steps = self._softs(piece, phase)
+        found = Begun()
         if not roundings and not steps:
             _advance(bar, phase.iterations, f"{piece.name} has nothing to learn")
-            return
+            return found
+        if begun is not None:
+            begun.put(roundings, steps)
         module = self.model.get_submodule(piece.name)
         try:
             store = self._stored(piece, phase)
         except ShapeError as problem:
             raise ValueError(f"[reconstruct] {piece.name!r}: {problem}") from None
         call = functools.partial(call_alone, self.model, module)
-        optimisation = Optimisation(self.method, phase, call, roundings, steps)
-        for iteration in range(phase.iterations):
+        first = phase.iterations - last if begun is not None else 0
+        optimisation = Optimisation(self.method, phase, call, roundings, steps, first)
+        for iteration in range(first, phase.iterations):
+            if last and iteration == phase.iterations - last:
+                found = Begun.of(roundings, steps)
             inputs, target, weights = self._draw(store, phase)
             try:
                 error = optimisation.step(iteration, inputs, target, weights)
@@ -105,6 +138,7 @@ class Reconstruction:
                 optimisation.remember()
                 _advance(bar, iteration % CHECK_EVERY + 1, f"{piece.name} error {float(error):.4g}")
         optimisation.finish()
+        return found
 
     def _softs(self, piece: Piece, phase: Phase) -> tuple[list[SoftRounding], list[SoftStep]]:
         """What stands in for the quantizers of a piece; layers in float have none."""
@@ -114,7 +148,7 @@ class Reconstruction:
             assert isinstance(layer, (QuantizedLayer, QuantizedMatmul))
             if phase.rounding and isinstance(layer, QuantizedLayer) and layer.weight_quantizer.bits != FLOAT_BITS:
                 if learnable(self.model, layer):
-                    roundings.append(SoftRounding(layer))
+                    roundings.append(SoftRounding(layer, name))
                 else:
                     warnings.warn(
                         f"[reconstruct] the weights of {name!r} are rounded to nearest: they are computed, or shared",
@@ -122,9 +156,9 @@ class Reconstruction:
                     )
             if phase.steps:
                 # Levels of softmax outputs stay as they were fitted.
-                uniform = [each for each in layer.activation_quantizers if isinstance(each, FakeQuantizer)]
-                quantizers = [each for each in uniform if each.bits != FLOAT_BITS]
-                steps += [SoftStep(each, phase.keep, self.generator) for each in quantizers]
+                for call, quantizer in enumerate(layer.activation_quantizers):
+                    if isinstance(quantizer, FakeQuantizer) and quantizer.bits != FLOAT_BITS:
+                        steps.append(SoftStep(quantizer, phase.keep, self.generator, f"{name} {call}"))
         return roundings, steps
 
     def _stored(self, piece: Piece, phase: Phase) -> Stored:
@@ -134,15 +168,15 @@ class Reconstruction:
         """
         module, original = self.model.get_submodule(piece.name), self.reference.get_submodule(piece.name)
         store = None
-        for inputs in self.batches:
-            float_inputs, target = run_to(self.reference, original, inputs, through=True)
+        for batch, inputs in enumerate(self.batches):
+            float_inputs, target = self.floating(piece, batch)
             weights = self._fisher(module, inputs) if phase.fisher else None
-            quantized = None if phase.float_inputs else run_to(self.model, module, inputs, through=False)[0]
+            quantized = None if phase.float_inputs else self.quantized(piece, phase, batch)
             if not phase.float_inputs and phase.keep == 1:
                 float_inputs = None
             tree = (quantized, float_inputs, target, weights)
             if store is None:
-                called, returned = run_to(self.reference, original, inputs.head(1), through=True)
+                called, returned = run_to(original, lambda: self.batches[0].head(1).call(self.reference), through=True)
                 own_tree = (called, called, returned, returned)
                 one = tuple(None if part is None else own for part, own in zip(tree, own_tree, strict=True))
                 if not rows_of(target, returned, inputs.samples)[0]:
@@ -153,6 +187,16 @@ class Reconstruction:
                 break
         assert store is not None
         return store
+
+    def floating(self, piece: Piece, batch: int) -> tuple[Any, Any]:
+        """The (args, kwargs) that a piece gets in the float network, and what it returns."""
+        module, inputs = self.reference.get_submodule(piece.name), self.batches[batch]
+        return run_to(module, lambda: inputs.call(self.reference), through=True)
+
+    def quantized(self, piece: Piece, phase: Phase, batch: int) -> Any:
+        """The (args, kwargs) that a piece gets in the network as quantized so far, within a phase."""
+        module, inputs = self.model.get_submodule(piece.name), self.batches[batch]
+        return run_to(module, lambda: inputs.call(self.model), through=False)[0]
 
     def _samples(self, piece: Piece, size: float) -> int:
         """How many samples of so many bytes are stored."""
@@ -226,12 +270,12 @@ class Reconstruction:
                 quantizer.set_bits(bits)
 
     @contextmanager
-    def _bar(self, phase: Phase, pieces: int) -> Iterator[tqdm[None] | None]:
+    def _bar(self, pieces: int) -> Iterator[tqdm[None] | None]:
         if not self.progress:
             yield None
             return
-        learned = " and ".join(name for name in ("rounding", "steps") if getattr(phase, name))
-        with tqdm(total=pieces * phase.iterations, desc=learned, unit="step", file=sys.stderr) as bar:
+        steps = pieces * sum(phase.iterations for phase in self.method.phases)
+        with tqdm(total=steps, desc="reconstruction", unit="step", file=sys.stderr) as bar:
             yield bar
 
 

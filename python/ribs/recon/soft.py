@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,12 +19,14 @@ from ribs.quant.quantizer import FakeQuantizer, code_range
 class SoftRounding:
     """The weights of a layer between their two neighbours, in the place of its weight quantizer.
 
+    name: of the layer.
     alpha: like the weights, the variable of AdaRound; at first the values are the weights themselves, where in range.
     beta: the sharpness of the regulariser, 0 for none.
     penalty: the regulariser, as of the last call.
     """
 
-    def __init__(self, layer: QuantizedLayer) -> None:
+    def __init__(self, layer: QuantizedLayer, name: str = "") -> None:
+        self.name = name
         quantizer = layer.weight_quantizer
         self.layer = layer
         self.axis = quantizer.axis
@@ -56,12 +59,14 @@ class SoftRounding:
 class SoftStep:
     """An activation quantizer whose step is learned, and that leaves values as they are at random.
 
+    name: of its place.
     keep: the probability with which a value is quantized.
     seed: of those that were, in the last call.
     lost: whether the step became NaN or infinite; it then began anew.
     """
 
-    def __init__(self, quantizer: FakeQuantizer, keep: float, generator: torch.Generator) -> None:
+    def __init__(self, quantizer: FakeQuantizer, keep: float, generator: torch.Generator, name: str = "") -> None:
+        self.name = name
         self.quantizer = quantizer
         self.keep = keep
         self.seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
@@ -92,6 +97,34 @@ class SoftStep:
         steps = quantizer.step.clone()
         steps[quantizer.choices.index(quantizer.bits)] = self.step.detach()
         quantizer.set_steps(quantizer.choices, steps, quantizer.zero_point)
+
+
+@dataclass
+class Begun:
+    """Variables of an optimisation, part of the way.
+
+    alphas: of roundings, by layer.  steps: of activation quantizers, by their place.
+    """
+
+    alphas: dict[str, Tensor] = field(default_factory=dict)
+    steps: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, roundings: Sequence[SoftRounding], steps: Sequence[SoftStep]) -> Begun:
+        return cls(
+            {each.name: each.alpha.detach().clone() for each in roundings},
+            {each.name: each.step.detach().clone() for each in steps},
+        )
+
+    @torch.no_grad()
+    def put(self, roundings: Sequence[SoftRounding], steps: Sequence[SoftStep]) -> None:
+        """Set those that are here."""
+        for rounding in roundings:
+            if rounding.name in self.alphas:
+                rounding.alpha.copy_(self.alphas[rounding.name])
+        for step in steps:
+            if step.name in self.steps:
+                step.step.copy_(self.steps[step.name])
 
 
 @contextmanager

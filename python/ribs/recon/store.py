@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -91,8 +91,11 @@ class _ReachedError(Exception):
 
 
 @torch.no_grad()
-def run_to(model: nn.Module, module: nn.Module, inputs: Inputs, *, through: bool) -> tuple[Any, Any]:
-    """The (args, kwargs) that a module in a network gets, and what it returns, where `through`; no more is run."""
+def run_to(module: nn.Module, run: Callable[[], Any], *, through: bool) -> tuple[Any, Any]:
+    """The (args, kwargs) that a module gets, and what it returns, where `through`; no more is run.
+
+    run: a pass of the network that the module is in.
+    """
     found: list[Any] = [None, None]
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -108,7 +111,7 @@ def run_to(model: nn.Module, module: nn.Module, inputs: Inputs, *, through: bool
     handles = [module.register_forward_pre_hook(before, with_kwargs=True)]
     handles += [module.register_forward_hook(after, with_kwargs=True)]
     try:
-        inputs.call(model)
+        run()
     except _ReachedError:
         pass
     finally:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, code_range
 from ribs.select.cost import MIB_IN_BITS
-from ribs.select.result import Result
+from ribs.select.result import IterationRecord, Result
 from ribs.select.sweep import Sweep
 
 Table = dict[str, list[Any]]
+BINS = 128  # of a histogram, over the levels of a grid: one each for more
 
 
 def unit_table(result: Result) -> Table:
@@ -58,13 +66,55 @@ def iteration_table(result: Result) -> Table:
     iteration: from 1.
     predicted, loss, standard_error, interaction_error, bops, size_mib: as in `ribs.select.result.IterationRecord`.
     changed: how many units have other bits than in the iteration before; all in the first.
+    programs: how many integer linear programs were solved in it.
+    gap: of the worst of these, 0.0 where the optimum of each is proven; None where it was not saved.
+    bound: name of the bound of `Result.limits` that the configuration came closest to, and
+    share: how close, 0 to 1; "" and None where it was not saved.
     """
     fields = ("predicted", "loss", "standard_error", "interaction_error", "bops", "size_mib")
     table: Table = {"iteration": list(range(1, len(result.history) + 1))}
     table |= {name: [getattr(record, name) for record in result.history] for name in fields}
     bits = [{}, *(record.bits for record in result.history)]
     changed = [sum(new[unit] != old.get(unit) for unit in new) for old, new in pairwise(bits)]
-    return table | {"changed": changed}
+    table |= {"changed": changed, "programs": [len(record.gaps) for record in result.history]}
+    table |= {"gap": [max(record.gaps, default=None) for record in result.history]}
+    closest = [max(_shares(record, result.limits), default=(None, "")) for record in result.history]
+    return table | {"bound": [name for _, name in closest], "share": [share for share, _ in closest]}
+
+
+def step_table(x: Tensor, quantizer: FakeQuantizer) -> Table:
+    """How the values of a tensor lie on the grid of its quantizer at the chosen bits: a histogram in codes.
+
+    x: of the quantizer, such as `layer.weight` of `layer.weight_quantizer`.
+    low, high: bounds of each bin, in codes before rounding: x / step + zero point, with the step of each channel. Each
+        level c has the bins from c - 0.5 to c + 0.5. The first bin begins at -inf and the last ends at inf.
+    count: how many values are in it.  clipped: whether these are beyond the grid, so that they get its last level.
+    Raises: ValueError at 32 bits, where there is no grid.
+    """
+    if quantizer.bits == FLOAT_BITS:
+        raise ValueError("[step_table] the quantizer is at 32 bits, which have no steps; choose others by set_bits")
+    step, zero_point = quantizer.present
+    if quantizer.axis is not None:
+        shape = [-1 if axis == quantizer.axis % x.dim() else 1 for axis in range(x.dim())]
+        step, zero_point = step.view(shape), zero_point.view(shape)
+    codes = x.detach().double() / step + zero_point
+    least, most = code_range(quantizer.bits, quantizer.symmetric)
+    levels = most - least + 1
+    parts = max(1, BINS // levels)  # of a level
+    beyond = max(1, levels // 4)  # levels' worth of bins on each side
+    edges = torch.arange((levels + 2 * beyond) * parts + 1, dtype=torch.float64) / parts + least - beyond - 0.5
+    edges[0], edges[-1] = -math.inf, math.inf
+    counts = torch.bucketize(codes.flatten().cpu(), edges[1:-1], right=True).bincount(minlength=len(edges) - 1)
+    low, high = edges[:-1].tolist(), edges[1:].tolist()
+    clipped = [right <= least - 0.5 or left >= most + 0.5 for left, right in zip(low, high, strict=True)]
+    return {"low": low, "high": high, "count": counts.tolist(), "clipped": clipped}
+
+
+def _shares(record: IterationRecord, limits: Mapping[str, int]) -> Iterator[tuple[float, str]]:
+    """How close it came to each bound. That of a least cost is negative, as what is spent then is."""
+    for name, spent in record.spent.items():
+        parts = sorted(map(abs, (spent, limits[name])))
+        yield (float(Fraction(*parts)) if parts[1] else 1.0), name
 
 
 def front_table(sweep: Sweep) -> Table:

@@ -34,6 +34,7 @@ def page(result: Result, versions: Mapping[str, str] | None = None) -> str:
         ("Bits of each unit", _bits(result)),
         ("Sensitivities", _sensitivities(result)),
         ("Iterations", _iterations(result)),
+        ("Integer linear programs", _programs(result)),
         ("To do it again", _again(result)),
         ("Versions", _table(("program", "version"), versions.items())),
     ]
@@ -130,30 +131,42 @@ def _iterations(result: Result) -> str:
         return ""
     picture = inline_svg(plot_losses(result), "losses-", "Loss by iteration, measured and predicted")
     note = "The loss measured in each iteration, with its standard error, and the one that was predicted."
-    header = (
-        "iteration",
-        "predicted",
-        "measured",
-        "± standard error",
-        "measured - predicted",
-        "GBOPs",
-        "MiB",
-        "changed",
+    columns = {
+        "iteration": table["iteration"],
+        "predicted": [f"{loss:.5g}" for loss in table["predicted"]],
+        "measured": [f"{loss:.5g}" for loss in table["loss"]],
+        "± standard error": [f"{error:.2g}" for error in table["standard_error"]],
+        "measured - predicted": [f"{error:.2g}" for error in table["interaction_error"]],
+        "GBOPs": [f"{bops / 1e9:.6g}" for bops in table["bops"]],
+        "MiB": [f"{mib:.4g}" for mib in table["size_mib"]],
+        "changed": table["changed"],
+    }
+    return _figure(picture, note) + _columns(columns, numbers=range(len(columns)))
+
+
+def _programs(result: Result) -> str:
+    """Empty where nothing is known of them."""
+    table = iteration_table(result)
+    if not any(table["programs"]):
+        return ""
+    columns = {
+        "iteration": table["iteration"],
+        "programs": table["programs"],
+        "closest bound": table["bound"],
+        "% of it spent": ["" if share is None else f"{100 * share:.2f}" for share in table["share"]],
+        "optimum": [_optimum(gap) for gap in table["gap"]],
+    }
+    return (
+        "<p>Each program chose the bits of all units that may change, within every bound of the budget in exact "
+        "integers. Its optimum is proven where exact arithmetic shows that nothing within the budget has a smaller "
+        "expected loss; elsewhere the solver bounds how far it can be.</p>\n" + _columns(columns, numbers=(0, 1, 3))
     )
-    rows = (
-        (
-            number,
-            f"{predicted:.5g}",
-            f"{loss:.5g}",
-            f"{error:.2g}",
-            f"{off:.2g}",
-            f"{bops / 1e9:.6g}",
-            f"{mib:.4g}",
-            new,
-        )
-        for number, predicted, loss, error, off, bops, mib, new in zip(*table.values(), strict=True)
-    )
-    return _figure(picture, note) + _table(header, rows, numbers=range(len(header)))
+
+
+def _optimum(gap: float | None) -> str:
+    if gap is None:
+        return ""
+    return "proven" if gap == 0 else f"within {gap:.2g}"
 
 
 def _again(result: Result) -> str:
@@ -175,6 +188,10 @@ def _again(result: Result) -> str:
 
 def _figure(picture: str, note: str) -> str:
     return f'<figure><div class="wide">{picture}</div><figcaption>{escape(note)}</figcaption></figure>\n'
+
+
+def _columns(columns: Mapping[str, Sequence[object]], numbers: Collection[int]) -> str:
+    return _table(list(columns), zip(*columns.values(), strict=True), numbers)
 
 
 def _table(header: Sequence[str] | None, rows: Iterable[Sequence[object]], numbers: Collection[int] = ()) -> str:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
-from ribs.report.data import front_table, printable, sensitivity_table, unit_table
+from ribs.quant.quantizer import FakeQuantizer, code_range
+from ribs.report.data import front_table, printable, sensitivity_table, step_table, unit_table
 from ribs.select.compare import Average, Comparison
 from ribs.select.result import Result
 from ribs.select.sweep import Sweep
@@ -110,6 +112,34 @@ def plot_losses(result: Result) -> Figure:
         raise ValueError("[plot] the result has no history, as that of a search has")
     figure = _figure(8, 3.6)
     _losses(figure.subplots(), result, None)
+    return figure
+
+
+def plot_steps(x: Tensor, quantizer: FakeQuantizer, *, title: str = "") -> Figure:
+    """Draw the histogram of a tensor over the grid of its quantizer at the chosen bits, in codes.
+
+    Lines are the levels that values are rounded to; values in the other colour are beyond the grid and get its last
+    level. `ribs.report.data.step_table` has the numbers, and says what `x` may be.
+    Raises: ImportError without matplotlib; ValueError at 32 bits.
+    """
+    table = step_table(x, quantizer)
+    width = table["high"][1] - table["low"][1]
+    left = [table["high"][0] - width, *table["low"][1:]]  # the open bins are drawn as wide as the others
+    least, most = code_range(quantizer.bits, quantizer.symmetric)
+    figure = _figure(8, 3.6)
+    axes = figure.subplots()
+    total = max(1, sum(table["count"]))
+    for clipped, color in zip((False, True), _PAIR, strict=True):
+        counts = [n if beyond is clipped else 0 for n, beyond in zip(table["count"], table["clipped"], strict=True)]
+        label = f"{'clipped' if clipped else 'on the grid'}: {100 * sum(counts) / total:.4g} %"
+        axes.bar(left, counts, width, align="edge", color=color, label=label)
+    axes.vlines(range(least, most + 1), 0, 1, transform=axes.get_xaxis_transform(), color="#888888", linewidth=0.5)
+    axes.set_xlabel(f"code before rounding, {quantizer.bits} bits")
+    axes.set_ylabel("values")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    if title:
+        axes.set_title(title, parse_math=False)
     return figure
 
 

@@ -19,7 +19,8 @@ class Accounting:
     matmuls: products of two activations, and those that stay in float at 32 x 32, count as bit operations.
     everything_stored: the size also has the biases at 32 bits, batch norm being folded into them; a step for each
         output channel of weights and for each quantized activation, at 32 bits, and the zero point of the latter at 8;
-        and all other numbers (unfolded norms, embeddings) at 32.
+        of softmax outputs, which have no zero point, the 2^bits - 1 steps of nuLSQ or the one of log-sqrt2; the biases
+        that steps by channel after layer norms leave; and all other numbers (unfolded norms, embeddings) at 32.
     ends_at_8_bits: the first and the last unit are pinned to 8/8, in "4/4" too.
     """
 

@@ -46,6 +46,7 @@ def adaptive_search(
     allowed: ArrayLike | None = None,
     seed: int = 0,
     stop: Callable[[], bool] = lambda: False,
+    at_a_time: int | None = None,
     agree: Callable[[list[Choice]], list[Choice]] = lambda choices: choices,
     on_iteration: Callable[[Iteration], None] = lambda iteration: None,
 ) -> Trace:
@@ -62,6 +63,7 @@ def adaptive_search(
         the best are then measured again. By default all are measured on all samples.
     seed: of the draws.
     stop: asked between shards. Once it is true what was measured so far decides.
+    at_a_time: as for `repeated_ilp`.
     agree: called with what is to be measured next; returns the same in all processes.
     on_iteration: told of every iteration after it is done.
 
@@ -71,7 +73,7 @@ def adaptive_search(
         estimates of the change from the best configuration so far, and `choice` is the best of those measured.
     Raises: as `repeated_ilp`.
     """
-    search = Adaptive(bits, Problem(costs, limits, allowed), Samples(measure, shards), race, stop, agree)
+    search = Adaptive(bits, Problem(costs, limits, allowed), Samples(measure, shards, at_a_time), race, stop, agree)
     return search.run(iterations, update_size, np.random.default_rng(seed), on_iteration)
 
 
@@ -96,6 +98,7 @@ class Adaptive:
         counts = [len(samples.shards)] if race is None else race.rounds(samples.ends)
         self.count, self.later = counts[0], counts[1:]  # shards that are measured now, and afterwards
         self.stopped = False
+        self.gaps: list[float] = []  # of the programs of the present iteration
 
     def run(
         self,
@@ -111,6 +114,7 @@ class Adaptive:
         reference = self.best()
         while len(done) < iterations and not self.stopped:
             self.fit(reference)
+            self.gaps.clear()
             proposals = self.agree(list(self.proposals(reference, size, generator)))
             if not proposals or (waiting >= PATIENCE and self.later):
                 if not self.later:
@@ -119,7 +123,8 @@ class Adaptive:
                 reference, waiting = self.best(), 0
                 continue
             self.measure(reference, proposals)
-            found = min(proposals, key=lambda choice: (self.loss(choice), choice))
+            measured = [choice for choice in proposals if samples.shards_of(choice)]  # others there was no time for
+            found = min(measured, key=lambda choice: (self.loss(choice), choice))
             done.append(self.iteration(reference, found))
             on_iteration(done[-1])
             size = min(problem.units, max(LEAST_STEP, 2 * changes(reference, found)))
@@ -168,8 +173,8 @@ class Adaptive:
     def ask(self, reference: Choice, choices: Sequence[Choice]) -> None:
         """Measure them on the shards that are measured now, as far as time allows."""
         for shard in range(self.count):
-            self.samples.ask([reference, *choices], shard)
-            if shard + 1 < self.count and self.stop():
+            cut = self.samples.ask_until(self.stop, reference, choices, shard)
+            if cut or (shard + 1 < self.count and self.stop()):
                 self.stopped = True
                 return
         self.stopped = self.stopped or self.stop()
@@ -249,7 +254,9 @@ class Adaptive:
 
         def solution(effects: Array, most: int) -> Choice:
             """The configuration of least total effect that changes at most so many units of the reference."""
-            return solve(effects, costs, (*self.problem.limits, most), self.problem.allowed).choice
+            found = solve(effects, costs, (*self.problem.limits, most), self.problem.allowed)
+            self.gaps.append(found.gap)
+            return found.choice
 
         for most in sizes:
             yield solution(self.model.effects(reference), most)
@@ -316,6 +323,7 @@ class Adaptive:
             loss=samples.mean(found),
             standard_error=samples.standard_error(found),
             costs=problem.costs_of(found),
+            gaps=tuple(self.gaps),
         )
 
 

@@ -75,6 +75,7 @@ class Algorithm:
         race: Race | None = None,
         seed: int = 0,
         stop: Callable[[], bool] = lambda: False,
+        at_a_time: int | None = None,
         agree: Callable[[list[Choice]], list[Choice]] = lambda choices: choices,
         on_iteration: Callable[[Iteration], None] = lambda iteration: None,
     ) -> Trace:
@@ -92,6 +93,7 @@ class Algorithm:
                 allowed=plan.allowed,
                 seed=seed,
                 stop=stop,
+                at_a_time=at_a_time,
                 on_iteration=on_iteration,
             )
         return adaptive_search(
@@ -106,6 +108,7 @@ class Algorithm:
             allowed=plan.allowed,
             seed=seed,
             stop=stop,
+            at_a_time=at_a_time,
             agree=agree,
             on_iteration=on_iteration,
         )

@@ -1,7 +1,8 @@
-"""Progress bars of a search."""
+"""Progress bars of a search, and what is said in words."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Sized
 from types import TracebackType
@@ -10,13 +11,17 @@ from typing import TypeVar
 from tqdm import tqdm
 
 Item = TypeVar("Item")
+_log = logging.getLogger(__name__)
 
 
 class Bars:
-    """One bar for the calibration and one for the search; silent unless `show`."""
+    """One bar for the calibration and one for the search, for people if `show`; words go to the log as well.
 
-    def __init__(self, show: bool) -> None:
-        self._show = show
+    first: whether this process is the one that speaks.
+    """
+
+    def __init__(self, show: bool, *, first: bool = True) -> None:
+        self._show, self._first = show and first, first
         self._search: tqdm[None] | None = None
 
     def __enter__(self) -> Bars:
@@ -29,8 +34,10 @@ class Bars:
             self._search.close()
 
     def say(self, text: str) -> None:
+        if self._first:
+            _log.info("%s", text)
         if self._show:
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(f"ribs: {text}", file=sys.stderr)
 
     def calibration(self, batches: Iterable[Item]) -> Iterable[Item]:
         # Not a disabled bar: even that takes a lock shared with forked processes, which one killed may hold forever.

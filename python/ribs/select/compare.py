@@ -24,12 +24,13 @@ from ribs.select.budget import Budget, in_words
 from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties
 from ribs.select.cost import Configuration
 from ribs.select.loss import TaskLoss, kl_divergence
+from ribs.select.measurement import MIB, Losses
 from ribs.select.plan import bit_widths
 from ribs.select.result import Spending
 from ribs.select.rivals.registry import RIVALS, Rival
 from ribs.select.rivals.setting import Setting
 from ribs.select.samples import Choice, standard_error
-from ribs.select.sensitivity import MIB, Losses, Sensitivity
+from ribs.select.sensitivity import Sensitivity
 from ribs.select.setup import set_up
 from ribs.select.table import text_table
 
@@ -231,7 +232,7 @@ def compare(
                             bits=configuration,
                         )
                     )
-                    bars.say(f"ribs: {budget}, {name}, seed {seed}: task loss {runs[-1].loss:.4g}, {seconds:.1f} s")
+                    bars.say(f"{budget}, {name}, seed {seed}: task loss {runs[-1].loss:.4g}, {seconds:.1f} s")
     return Comparison(tuple(runs))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +14,12 @@ from torch import nn
 from ribs import ops
 from ribs.quant.copies import unwrap
 from ribs.quant.inputs import as_inputs
-from ribs.quant.network import Bits, check_training
+from ribs.quant.network import Bits
 from ribs.quant.quantizer import FLOAT_BITS
-from ribs.quant.skip import Skip
-from ribs.quant.trace import Layer, Trace, trace
+from ribs.quant.recipe import RECIPES, RecipeName, find_recipe
+from ribs.quant.skip import Skip, check_training
+from ribs.quant.trace import Layer, Trace
+from ribs.quant.tracing import trace
 from ribs.quant.units import Unit, UnitScheme, find_units
 from ribs.select.accounting import (
     ACCOUNTINGS,
@@ -44,16 +47,24 @@ class CostTable:
     `ribs.select.accounting` says how the others differ.
 
     layers: in execution order.  groups: the units.  units: their names.
+    recipe: of the quantizers, whose steps the accounting "deployment" counts.
     """
 
     trace: Trace
     groups: tuple[Unit, ...]
     accounting: AccountingName = "paper"
+    recipe: RecipeName = "mse"
 
     @classmethod
-    def of(cls, seen: Trace, units: tuple[Unit, ...], accounting: AccountingName = "paper") -> CostTable:
+    def of(
+        cls,
+        seen: Trace,
+        units: tuple[Unit, ...],
+        accounting: AccountingName = "paper",
+        recipe: RecipeName | None = None,
+    ) -> CostTable:
         find_accounting(accounting)
-        return cls(seen, units, accounting)
+        return cls(seen, units, accounting, find_recipe(recipe, seen).name)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -162,8 +173,32 @@ class CostTable:
         macs = torch.tensor(counted, dtype=torch.int64)
         weights = torch.tensor([layer.weights for layer in layers], dtype=torch.int64)
         cost = ops.config_cost(torch.tensor(pairs, dtype=torch.int64), macs, weights)
-        stored = [sum(map(_stored_beside, layers, config)) if self.rules.everything_stored else 0 for config in configs]
+        stored = [0] * len(configs)
+        if self.rules.everything_stored:
+            beside = [self._stored_beside(layer) for layer in layers]
+            stored = [sum(count(bits) for count, bits in zip(beside, config, strict=True)) for config in configs]
         return list(zip(cost.bops.tolist(), map(operator.add, cost.weight_bits.tolist(), stored), strict=True))
+
+    def _stored_beside(self, layer: Layer) -> Callable[[Bits], int]:
+        """Counts the bits of a layer's biases, steps and zero points at its (weight, activation) bits."""
+        recipe = RECIPES[self.recipe]
+        operands = (2 if layer.kind == "matmul" else 1) * layer.calls
+        shares = sum(name == layer.name for name, _, _ in self.trace.shares) if recipe.shares is not None else 0
+        readers = itertools.chain(*self.trace.norms.values()) if recipe.by_channel is not None else ()
+        makes_bias = not layer.biases and layer.name in readers
+
+        def count(bits: Bits) -> int:
+            weight_bits, activation_bits = bits
+            numbers = layer.biases * FLOAT_BITS
+            if weight_bits != FLOAT_BITS:
+                numbers += layer.channels * STEP_BITS
+            if activation_bits != FLOAT_BITS:
+                levels = 2**activation_bits - 1 if recipe.shares == "nonuniform" else 1
+                numbers += shares * levels * STEP_BITS + (operands - shares) * (STEP_BITS + ZERO_POINT_BITS)
+                numbers += layer.channels * FLOAT_BITS if makes_bias else 0
+            return numbers
+
+        return count
 
     def __str__(self) -> str:
         owner = self.owner
@@ -194,29 +229,20 @@ def count(
     units: UnitScheme = "layer",
     skip: Iterable[str] = (),
     accounting: AccountingName = "paper",
+    recipe: RecipeName | None = None,
 ) -> CostTable:
     """Count the MACs and weights of every layer by one forward pass without arithmetic (on the meta device).
 
     model: in eval mode; it is not changed.
     example_input: a batch as a loader would yield it (a tensor, a tuple led by the input, or a dict).
-    units, skip: as for `ribs.search`.
+    units, skip, recipe: as for `ribs.search`; the recipe only matters to the accounting "deployment".
     accounting: what is counted; one of `ribs.select.accounting.ACCOUNTINGS`. `.totals()` shows all of them.
     Returns: a table; print it, or ask its `.units`, `.bops(bits)` and `.size_mib(bits)`.
     """
     model = unwrap(model)
     check_training(model)
     seen = trace(model, as_inputs(model, example_input), Skip(model, skip))
-    return CostTable.of(seen, find_units(model, seen.layers, units), accounting)
-
-
-def _stored_beside(layer: Layer, bits: Bits) -> int:
-    """Bits of a layer's biases, steps and zero points."""
-    weight_bits, activation_bits = bits
-    steps = layer.channels * STEP_BITS if weight_bits != FLOAT_BITS else 0
-    operands = 2 if layer.kind == "matmul" else 1
-    if activation_bits != FLOAT_BITS:
-        steps += operands * layer.calls * (STEP_BITS + ZERO_POINT_BITS)
-    return layer.biases * FLOAT_BITS + steps
+    return CostTable.of(seen, find_units(model, seen.layers, units), accounting, recipe)
 
 
 def as_pair(bits: Any) -> Bits:

@@ -7,18 +7,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
 from ribs.quant.inputs import Inputs
 from ribs.quant.network import calibrate, check_pooled
 from ribs.quant.reparameterize import scale_norms
+from ribs.recon.methods import Method
 from ribs.select.bars import Bars, duration
 from ribs.select.identity import identity
 from ribs.select.journal import Journal
 from ribs.select.loss import TaskLoss
 from ribs.select.plan import bit_widths
 from ribs.select.ranks import Ranks
+from ribs.select.reconstructed import Reconstructed
 from ribs.select.sensitivity import Sensitivity
 from ribs.select.setup import Setup
 
@@ -30,7 +33,9 @@ WEIGHTS_SHARE = 0.5  # of the cache, for quantized weights of all bits; the rest
 class Options:
     """How losses are measured; as for `ribs.search`.
 
-    execution: of the network, in words.  started: by `time.perf_counter`, when the time of `max_seconds` began.
+    execution: of the network, in words.
+    reconstruct, share, store_mib: those of `Reconstructed`; None measures without reconstruction.
+    started: by `time.perf_counter`, when the time of `max_seconds` began.
     """
 
     loss: TaskLoss
@@ -41,10 +46,13 @@ class Options:
     journal: str | os.PathLike[str] | None
     progress: bool
     execution: str = "float32"
+    reconstruct: Method | None = None
+    share: float = 0.0
+    store_mib: float = 1024
     started: float = field(default_factory=lambda: time.perf_counter())
 
     def __post_init__(self) -> None:
-        for name in ("max_seconds", "cache_mib"):
+        for name in ("max_seconds", "cache_mib", "store_mib"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"[ribs] {name}={value} is not allowed; give at least 0")
@@ -56,7 +64,7 @@ class Measuring:
 
     setup: Setup
     options: Options
-    sensitivity: Sensitivity
+    sensitivity: Sensitivity | Reconstructed
     ranks: Ranks
     bars: Bars
 
@@ -67,7 +75,7 @@ class Measuring:
         """
         seconds = self.sensitivity.seconds_of_a_pass
         self.bars.say(
-            f"ribs: {len(self.setup.network.units)} units, {steps}, {about} {losses} losses on "
+            f"{len(self.setup.network.units)} units, {steps}, {about} {losses} losses on "
             f"{sum(self.sensitivity.samples)} samples: {about} {work:.0f} forward equivalents (passes of the float "
             f"network over the samples); one took {seconds:.3g} s, so {about} {duration(work * seconds)}"
         )
@@ -83,7 +91,8 @@ class Measuring:
     def out_of_time(self) -> bool:
         """Whether `max_seconds` will soon have passed; the same in all processes."""
         limit = self.options.max_seconds
-        spent = time.perf_counter() - self.options.started + FINALS * self.sensitivity.seconds_of_a_pass
+        left = FINALS * self.sensitivity.passes_of_a_loss * self.sensitivity.seconds_of_a_pass
+        spent = time.perf_counter() - self.options.started + left
         return limit is not None and bool(self.ranks.first(spent > limit))
 
 
@@ -101,25 +110,31 @@ def measuring(
     [candidates, *_] = [plan.candidates for plan in setup.plans]
     with ExitStack() as stack:
         ranks = stack.enter_context(closing(Ranks()))
-        bars = stack.enter_context(Bars(options.progress and ranks.rank == 0))
+        bars = stack.enter_context(Bars(options.progress, first=ranks.rank == 0))
         fields = {}
         if options.journal is not None or ranks.count > 1:
             steps = "of all batches together" if options.pool_batches else "of each batch, averaged"
             recipe = f"{setup.network.recipe.name}, {steps}; {options.execution}"
             fields = identity(model, shards, setup.plans[0], options.loss, recipe=recipe, seed=options.seed)
+            if options.reconstruct is not None:
+                profile = "race" if options.share else "full"
+                pieces = f"pieces of at most {options.store_mib:g} MiB"
+                fields["reconstruction"] = f"{options.reconstruct}, {profile}; {pieces}"
             ranks.check_same({**fields, **same})
         losses = stack.enter_context(_journal(options.journal, fields, ranks))
-        sensitivity = Sensitivity(
-            setup.network,
-            shards,
-            candidates,
-            options.loss,
-            cache_mib=options.cache_mib * (1 - WEIGHTS_SHARE),
-            ranks=ranks,
-            known=losses.known if losses else None,
-            record=losses.record if losses else None,
-            progress=bars.worked,
-        )
+        links: dict[str, Any] = {
+            "cache_mib": options.cache_mib * (1 - WEIGHTS_SHARE),
+            "ranks": ranks,
+            "known": losses.known if losses else None,
+            "record": losses.record if losses else None,
+            "progress": bars.worked,
+        }
+        sensitivity: Sensitivity | Reconstructed
+        if options.reconstruct is None:
+            sensitivity = Sensitivity(setup.network, shards, candidates, options.loss, **links)
+        else:
+            links |= {"share": options.share, "seed": options.seed, "store_mib": options.store_mib}
+            sensitivity = Reconstructed(setup.network, shards, candidates, options.loss, options.reconstruct, **links)
         yield Measuring(setup, options, sensitivity, ranks, bars)
 
 

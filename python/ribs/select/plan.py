@@ -91,6 +91,7 @@ class Plan:
 
     def record(self, iteration: Iteration) -> IterationRecord:
         bits = self.configuration(iteration.choice)
+        spent = zip(self.limits.items(), self.available, iteration.costs, strict=True)
 
         def by_candidate(values: NDArray[Any]) -> dict[str, dict[Bits, Any]]:
             return {
@@ -109,6 +110,8 @@ class Plan:
             delta_loss=by_candidate(iteration.deltas),
             delta_standard_error=by_candidate(iteration.standard_errors),
             samples=by_candidate(iteration.samples),
+            spent={name: limit - left + cost for (name, limit), left, cost in spent},
+            gaps=iteration.gaps,
         )
 
 

@@ -68,6 +68,17 @@ class Program:
     left: tuple[int, ...]
     allowed: NDArray[np.bool_]
 
+    @property
+    def own(self) -> list[int]:
+        """The candidates of the reference."""
+        return [self.reference[unit] for unit in self.selected]
+
+    @property
+    def reference_fits(self) -> bool:
+        """Whether the reference is within the budgets."""
+        own = list(enumerate(self.own))
+        return all(sum(self.costs[row][k][c] for row, k in own) <= left for c, left in enumerate(self.left))
+
     def probe(self, row: int, k: int) -> Choice:
         unit = self.selected[row]
         return (*self.reference[:unit], k, *self.reference[unit + 1 :])
@@ -89,6 +100,7 @@ class Profile:
     answers: its solution and, in a race, those of smaller steps, each with the sum of its deltas; measured on as many
         shards as were seen.
     stopped: whether `stop` ended it.
+    gaps: `Solution.gap` of each program that was solved, in order.
     """
 
     deltas: NDArray[np.float64]
@@ -97,6 +109,7 @@ class Profile:
     standing: NDArray[np.bool_]
     answers: dict[Choice, float]
     stopped: bool
+    gaps: tuple[float, ...]
 
 
 def profile(samples: Samples, program: Program, race: Race | None, least: int, stop: Callable[[], bool]) -> Profile:
@@ -104,30 +117,33 @@ def profile(samples: Samples, program: Program, race: Race | None, least: int, s
 
     program: its reference has a finite loss on the first shard.
     least: samples before which a race does not end as long as there is something to choose.
-    stop: asked after every shard but the last; the answer is then that of the shards so far.
+    stop: asked after every shard but the last, and, once the reference is within the budgets, after every
+        `samples.at_a_time` candidates; the answer is then that of what was measured so far.
 
     Raises: as `solve`.
     """
     reference, standing = program.reference, program.allowed.copy()
-    seen, own = np.zeros(standing.shape, dtype=np.int64), [reference[unit] for unit in program.selected]
-    done, ended, stopped = 0, False, False
+    seen, own = np.zeros(standing.shape, dtype=np.int64), program.own
+    done, ended, stopped, gaps = 0, False, False, list[float]()
     counts = [len(samples.shards)] if race is None else race.rounds(samples.ends)
     for count in counts:
         while done < count and not ended:
             # Of a unit with one candidate left, nothing more need be known.
             live = [(row, k) for row, k in np.argwhere(standing).tolist() if standing[row].sum() > 1]
-            samples.ask([reference, *(program.probe(row, k) for row, k in live)], done)
+            probes = [program.probe(row, k) for row, k in live]
+            cut = samples.ask_until(stop if program.reference_fits else _never, reference, probes, done)
             if not math.isfinite(samples.mean(reference)):
                 ended = True  # There are no deltas on this shard; those of the shards before stay.
                 break
             done += 1
             seen[range(len(own)), own] = samples.ends[done - 1]
-            for row, k in live:
-                seen[row, k] = samples.ends[done - 1]
-                standing[row, k] = math.isfinite(samples.mean(program.probe(row, k)))
-            ended = stopped = done < len(samples.shards) and stop()
+            for (row, k), probe in zip(live, probes, strict=True):
+                seen[row, k] = samples.ends[min(samples.shards_of(probe), done) - 1] if samples.shards_of(probe) else 0
+                standing[row, k] = samples.shards_of(probe) >= done and math.isfinite(samples.mean(probe))
+            ended = stopped = cut or ((done < len(samples.shards) or samples.at_a_time is not None) and stop())
         deltas, errors = _summary(samples, program, seen)
         solution = solve(deltas, program.costs, program.left, standing)
+        gaps.append(solution.gap)
         choice = program.changed(solution.choice)
         for shard in range(done):
             samples.ask([choice], shard)
@@ -146,9 +162,10 @@ def profile(samples: Samples, program: Program, race: Race | None, least: int, s
     for smaller in _smaller_steps(program, deltas, standing, choice) if race is not None else ():
         shorter = program.changed(smaller.choice)
         answers.setdefault(shorter, smaller.objective)
+        gaps.append(smaller.gap)
         for shard in range(done):
             samples.ask([shorter], shard)
-    return Profile(deltas, errors, seen, standing, answers, stopped)
+    return Profile(deltas, errors, seen, standing, answers, stopped, tuple(gaps))
 
 
 def _smaller_steps(
@@ -159,10 +176,9 @@ def _smaller_steps(
     What losses do not just add up grows with the number of changes, so that a smaller step may go further down. None
     where the reference is over a budget.
     """
-    own = [program.reference[unit] for unit in program.selected]
-    spent = [sum(program.costs[row][k][c] for row, k in enumerate(own)) for c in range(len(program.left))]
-    if not all(map(operator.le, spent, program.left)):
+    if not program.reference_fits:
         return
+    own = program.own
     # One more budget: a change costs 1 of it.
     costs = [[(*cost, int(k != own[row])) for k, cost in enumerate(costs)] for row, costs in enumerate(program.costs)]
     allowed = standing.copy()
@@ -171,6 +187,10 @@ def _smaller_steps(
     while changes > 0:
         yield solve(deltas, costs, (*program.left, changes), allowed)
         changes //= 2
+
+
+def _never() -> bool:
+    return False
 
 
 def contest(samples: Samples, choices: list[Choice], upto: int) -> list[Choice]:

@@ -107,7 +107,7 @@ def reconstruct(
         progress=progress,
     )
     reconstruction.run()
-    losses = _losses(reconstruction.reference, result.model, batches, loss)
+    losses = measure_losses(reconstruction.reference, result.model, batches, loss)
     return replace(
         result,
         loss=float(losses.mean()),
@@ -141,7 +141,7 @@ def _check_float_weights(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _losses(reference: nn.Module, model: nn.Module, batches: list[Inputs], loss: TaskLoss) -> np.ndarray:
+def measure_losses(reference: nn.Module, model: nn.Module, batches: list[Inputs], loss: TaskLoss) -> np.ndarray:
     """[samples] task losses."""
     device = next(model.parameters()).device
     found = [measure(loss, b.call(reference), b.call(model), b) for b in (each.to(device) for each in batches)]

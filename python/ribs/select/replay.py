@@ -116,12 +116,14 @@ class Replay:
         """The network's output with the present bits; stores what the plan keeps.
 
         start: nothing before this call has changed since `recording` was filled with these inputs.
+        A pass that something ends early stores what it came to.
         """
-        output = self._run(plan, recording, 0 if recording.whole else start, inputs, storing=True)
-        recording.whole = self._astray
-        if recording.whole:
-            recording.outputs.clear()
-        return output
+        try:
+            return self._run(plan, recording, 0 if recording.whole else start, inputs, storing=True)
+        finally:
+            recording.whole = self._astray
+            if recording.whole:
+                recording.outputs.clear()
 
     def run(self, plan: Plan, recording: Recording, start: int, inputs: Inputs) -> Any:
         """The network's output with the present bits, given that nothing before call number `start` changed."""
@@ -149,9 +151,10 @@ class Replay:
         self._plan, self._recording, self._start, self._storing = plan, recording, start, storing
         self._next, self._astray = 0, False
         try:
-            return inputs.call(self._network.model)
-        finally:
+            output = inputs.call(self._network.model)
             self._astray |= self._next != len(plan.calls)
+            return output
+        finally:
             self._plan, self._recording = None, Recording()
 
     def _watched_forward(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
+from typing import Any, Literal
 
 from torch import nn
 
 from ribs.quant.network import Bits
 from ribs.quant.recipe import RecipeName
 from ribs.select.cost import Configuration, CostTable
+from ribs.select.exported import OnnxExport
+from ribs.select.files import write_file
 from ribs.select.table import text_table
 
 
@@ -29,6 +32,10 @@ class IterationRecord:
     delta_standard_error: of these changes; the measured ones are means over the same samples with and without.
     samples: how many samples each change is a mean over, fewer for those that left a race early; in the adaptive
         search, how many the candidate was seen on in any configuration.
+    spent: exact costs of that configuration, by the names of `Result.limits`, within which each program was.
+    gaps: for each integer linear program that was solved, 0.0 where its optimum is proven in exact arithmetic, and
+        otherwise how far its solution may be above it, in loss (`ribs.select.ilp.Solution`).
+    Both are empty in what was saved before they were there (format 1).
     """
 
     predicted: float
@@ -41,6 +48,8 @@ class IterationRecord:
     delta_loss: dict[str, dict[Bits, float]]
     delta_standard_error: dict[str, dict[Bits, float]]
     samples: dict[str, dict[Bits, int]]
+    spent: dict[str, int]
+    gaps: tuple[float, ...]
 
     @property
     def interaction_error(self) -> float:
@@ -146,6 +155,38 @@ class Result:
         """
         import_module("ribs.io.saved").save(self, path)  # of a room above: known when it is needed
 
+    def export_onnx(
+        self,
+        path: str | os.PathLike[str],
+        batch: Any,
+        packing: Literal["packed", "native"] = "packed",
+        opset: int = 21,
+    ) -> OnnxExport:
+        """Write the network as ONNX of standard operators, for runtimes such as onnxruntime and OpenVINO.
+
+        batch: inputs as the loader yields them, on up to 16 samples of which the file is tried before it appears:
+            its integers, every part by itself, and the outputs. With several samples, the file takes any number of them
+            where the network's forward lets it be; with one, it takes one.
+        packing: of weights: "packed", planes of bits, exactly as many as they have; or "native", in INT4 and INT8.
+        opset: of operators, 21, or 25, which has INT2 too, and needs newer runtimes.
+        docs/export.md says what is in it. A file that is there is replaced once the new one is complete.
+        Raises: ribs.ExportError for a network that cannot be exported, and for a file that would not compute what the
+            network computes; ImportError without the extra `onnx`, or for versions that are too old; ValueError for
+            another packing or
+            opset; OSError where the path is not writable. Then no file is changed.
+        """
+        made: OnnxExport = import_module("ribs.io.export.onnx_file").export_onnx(self, path, batch, packing, opset)
+        return made
+
+    def export_pt2(self, path: str | os.PathLike[str], batch: Any) -> None:
+        """Write the network for `torch.export.load`, in operators of torch alone, with weights as int8.
+
+        batch: as for `export_onnx`; the file is loaded and must give the outputs of the network to the last bit.
+        Raises: ribs.ExportError for a network that cannot be exported; OSError where the path is not writable. Then no
+            file is changed.
+        """
+        import_module("ribs.io.export.pt2_file").export_pt2(self, path, batch)
+
     def report(self, path: str | os.PathLike[str]) -> None:
         """Write one page of HTML: the numbers, pictures, bits and history. It needs no network and no scripts.
 
@@ -154,7 +195,7 @@ class Result:
             what was there still is.
         """
         page = import_module("ribs.report.page").page(self)
-        import_module("ribs.io.folder").write_file(Path(path), page.encode())
+        write_file(Path(path), page.encode())
 
     def __str__(self) -> str:
         return self.summary()

@@ -12,24 +12,28 @@ from torch import nn
 
 from ribs.quant.copies import unwrap
 from ribs.quant.inputs import collect
-from ribs.quant.network import Bits, QuantizedNetwork, calibrate, check_pooled, prepare
+from ribs.quant.network import QuantizedNetwork, calibrate, check_pooled, prepare
 from ribs.quant.recipe import RecipeName, check_recipe
 from ribs.quant.reparameterize import reparameterize
 from ribs.quant.units import UnitScheme
+from ribs.recon.methods import Method
 from ribs.select.algorithm import Algorithm, Name
 from ribs.select.bars import Bars
 from ribs.select.bit_table import read_bits
 from ribs.select.budget import Budget
 from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties
 from ribs.select.cost import AnyBits, CostTable
+from ribs.select.events import Events, OnIteration, OnProbe
 from ribs.select.loss import TaskLoss, kl_divergence
+from ribs.select.measurement import MIB, Losses, Measurement
 from ribs.select.measuring import WEIGHTS_SHARE, Options, measuring
 from ribs.select.plan import Plan, bit_widths
 from ribs.select.race import Race
+from ribs.select.reconstructed import SHARE, Reconstructed, check_recipe_of, check_reconstruction
 from ribs.select.result import Result, SearchCost
 from ribs.select.samples import standard_error
-from ribs.select.search import Iteration, Trace
-from ribs.select.sensitivity import MIB, Losses, Sensitivity
+from ribs.select.search import Trace
+from ribs.select.sensitivity import Sensitivity
 from ribs.select.setup import set_up
 
 Profile = Literal["full", "race"]
@@ -57,13 +61,18 @@ def search(
     ties: Ties | None = None,
     target: str | None = None,
     loss: TaskLoss = kl_divergence,
+    reconstruct: Method | None = None,
+    finish: Method | None = None,
     profile: Profile = "full",
     execution: Execution = "float32",
     max_seconds: float | None = None,
     cache_mib: float = 1024,
+    store_mib: float = 1024,
     journal: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: bool = True,
+    on_iteration: OnIteration | None = None,
+    on_probe: OnProbe | None = None,
 ) -> Result:
     """Choose the bits of every unit of a trained network that lose the least within a budget.
 
@@ -80,7 +89,7 @@ def search(
         "repq+"; by default "repq+" where softmax outputs are multiplied, and "mse" elsewhere (`ribs.quant.recipe`).
     skip: names or `fnmatch` patterns of modules (with all that lies in them) and layers that stay in float, as they
         are. They are no units, and what they multiply and weigh counts at 32 bits.
-    algorithm: "adaptive", or "paper" for Algorithm 1 of RIBS as it is written. docs/search.md compares them.
+    algorithm: "adaptive", or "paper" for Algorithm 1 of RIBS as it is written. docs/algorithms.md compares them.
     update_size: of "paper", the units changed in each iteration after the first, which changes all (its M), by default
         half; of "adaptive", the most units that the first program may change, by default all.
     iterations: number of integer linear programs solved (the paper's N_iter); by default 10 of "paper" and 1.5 for each
@@ -98,23 +107,33 @@ def search(
         (`ribs.select.targets`).
     loss: one of `ribs.losses`, or f(float_output, quantized_output) or f(float_output, quantized_output, inputs) ->
         [samples] losses; by default the KL divergence of softmax outputs, whose logits are found in most outputs.
+    reconstruct: a `ribs.AdaRound`, `ribs.BRECQ` or `ribs.QDrop`, by which every configuration is reconstructed before
+        its loss is measured (recRIBS), block by block or layer by layer as it does. docs/reconstruction.md says how.
+    finish: with `reconstruct`, how the configuration found is reconstructed in the end; by default by the same method
+        with 20,000 iterations.
     profile: "full" measures on all samples. "race" needs several times less work: Algorithm 1 then stops measuring
         candidates that, by their errors so far, will hardly be in a solution, at the risk that `ribs.select.race.Race`
         states; the adaptive search measures on few samples first, and only the best on more. The configuration returned
-        is measured on all samples either way.
+        is measured on all samples either way. With `reconstruct`, "full" does all of its iterations for every
+        configuration, and "race" most of them only once for each bit-width (docs/reconstruction.md).
     execution: "int8" runs the candidates as products of 8-bit integers where there is an operator for it, several times
         faster on CPUs that can. Its losses differ from those in float32 by rounding; the difference at the
         configuration found is measured and reported, and the loss of the result is that in float32.
-    max_seconds: return the best found in about this time. The first batch is always profiled.
+    max_seconds: return the best found in about this time. The first batch is always profiled. With `reconstruct`, all
+        configurations are measured until one within the budget is the reference, and `finish` comes on top.
     cache_mib: MiB for outputs of the network and quantized weights that are kept to be used again. With less, more is
         computed again; the result is the same.
+    store_mib: with `reconstruct`, MiB for the inputs and targets of one piece, as for `ribs.reconstruct`.
     journal: a folder in which every measured loss is kept as it comes. Killed at any moment, the same call goes on
         from there and ends with the same result; a call with another budget uses its losses too.
     seed: of the random choices. The same call on the same device gives the same result.
     progress: show bars.
+    on_iteration: called after each iteration with a `ribs.select.events.IterationDone`.
+    on_probe: called with a `ribs.select.events.ProbeDone` for each loss that was measured, soon after it was. What a
+        callback raises ends the search and comes out of this call; the journal keeps all that was measured.
 
     Where `torch.distributed` is initialised, all of its processes must make the same call; they share the work, and
-    all get the result that one process alone would have found.
+    all get the result that one process alone would have found. Only in the first of them are callbacks called.
 
     Raises: InfeasibleBudgetError naming the least reachable cost; ValueError or TypeError for bad input, JournalError
         for a journal of another search or one that cannot be used, all before any long work; JournalError where the
@@ -124,6 +143,7 @@ def search(
     way = Algorithm(algorithm, iterations, update_size)
     _check_name("profile", profile, get_args(Profile))
     _check_name("execution", execution, get_args(Execution))
+    reconstruct, finish = check_reconstruction(reconstruct, finish, execution=execution)
     options = Options(
         loss=loss,
         seed=seed,
@@ -133,6 +153,9 @@ def search(
         journal=journal,
         progress=progress,
         execution=execution,
+        reconstruct=reconstruct,
+        share=SHARE if profile == "race" and reconstruct is not None else 0.0,
+        store_mib=store_mib,
     )
     setup = set_up(
         model,
@@ -150,38 +173,53 @@ def search(
         target=target,
     )
     batches, network, [plan] = setup.batches, setup.network, setup.plans
-    shards = batches if profile == "full" else [shard for batch in batches for shard in batch.split(RACE_SHARD)]
+    if reconstruct is not None:
+        check_recipe_of(network)
+    racing = profile == "race" and reconstruct is None  # a reconstruction needs all samples
+    shards = [shard for batch in batches for shard in batch.split(RACE_SHARD)] if racing else batches
     if execution == "int8":
         _check_int8(network)
-    same = {"budget": str(plan.limits), "algorithm": str(way), "profile": profile}
+    callbacks = str([on_iteration is not None, on_probe is not None])
+    same = {"budget": str(plan.limits), "algorithm": str(way), "profile": profile, "callbacks": callbacks}
     with measuring(model, setup, shards, options, same) as measures:
         sensitivity, bars = measures.sensitivity, measures.bars
         losses_ahead, work = way.work(plan)
-        at_most = "about" if profile == "full" and algorithm == "paper" else "at most"
-        measures.announce(f"{way.iterations_for(len(network.units))} iterations", at_most, losses_ahead, work)
+        work = sensitivity.passes_before + work * sensitivity.passes_of_a_loss
+        at_most = way.iterations_for(len(network.units))
+        events = Events(
+            plan,
+            measures.ranks,
+            bars,
+            at_most,
+            started=options.started,
+            on_iteration=on_iteration,
+            on_probe=on_probe,
+        )
+        about = "about" if profile == "full" and algorithm == "paper" else "at most"
+        measures.announce(f"{at_most} iterations", about, losses_ahead, work)
         measures.calibrate()
         if execution == "int8":
             network.configure(plan.configuration(plan.start))
             whole, others = network.integer_layers()
-            bars.say(f"ribs: {len(whole)} layers run in int8; in float32 {', '.join(others) or 'none'}")
+            bars.say(f"{len(whole)} layers run in int8; in float32 {', '.join(others) or 'none'}")
         bars.start_search(work)
-        named: set[tuple[str, Bits]] = set()
-
-        def report(iteration: Iteration) -> None:
-            plan.name_non_finite(iteration, named)
-            bars.measured(iteration.loss)
 
         with _executed(network, execution, cache_mib):
             trace = way.run(
                 plan,
-                sensitivity.measure,
+                events.telling(sensitivity),
                 sensitivity.samples,
-                race=Race() if profile == "race" else None,
+                race=Race() if racing else None,
                 seed=seed,
                 stop=measures.out_of_time,
+                at_a_time=None if reconstruct is None else measures.ranks.count,
                 agree=measures.ranks.first,
-                on_iteration=report,
+                on_iteration=lambda iteration: events.iteration(iteration, sensitivity.forward_equivalents),
             )
+        if isinstance(sensitivity, Reconstructed):
+            assert finish is not None
+            in_the_end = sensitivity.finish(trace.best_choice, finish, progress=progress and measures.ranks.rank == 0)
+            return _result(network, plan, trace, sensitivity, in_the_end, options.started)
         best = plan.configuration(trace.best_choice)
         changed = reparameterize(network, best, batches) or execution == "int8"
         losses_in_the_end = sensitivity.losses_of(network) if changed else None
@@ -201,7 +239,7 @@ def _result(
     network: QuantizedNetwork,
     plan: Plan,
     trace: Trace,
-    sensitivity: Sensitivity,
+    sensitivity: Measurement,
     in_the_end: Losses | None,
     started: float,
 ) -> Result:
@@ -264,7 +302,7 @@ def quantize(
     batches = collect(model, loader, calibration_samples)
     network = prepare(model, batches[0], units, recipe=recipe, skip=skip)
     check_pooled(pool_batches, network.recipe)
-    table = CostTable.of(network.trace, network.units)
+    table = CostTable.of(network.trace, network.units, recipe=network.recipe.name)
     configuration = table.configuration(bits)
     with Bars(progress) as bars:
         widths = bit_widths(configuration.values())

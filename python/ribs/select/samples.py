@@ -18,18 +18,20 @@ class Samples:
 
     measure: f(choices, shard) -> [len(choices), samples of that shard] losses.
     shards: the number of samples of each shard.
+    at_a_time: how many configurations are measured before somebody looks whether to stop; all by default.
     counted: how many losses of one sample were asked for, those of references that only lead a call left out.
 
     Every configuration is measured from the first shard on and without gaps, so that any two of them can be
     compared on the samples that both have.
     """
 
-    def __init__(self, measure: Measure, shards: Sequence[int]) -> None:
+    def __init__(self, measure: Measure, shards: Sequence[int], at_a_time: int | None = None) -> None:
         self.shards = tuple(operator.index(size) for size in shards)
         if not self.shards or min(self.shards) < 1:
             raise ValueError(f"[search] shards of {list(self.shards)} samples; give at least one, each at least 1")
         self.ends = tuple(np.cumsum(self.shards).tolist())
         self.total = self.ends[-1]
+        self.at_a_time = at_a_time
         self.counted = 0
         self._measure = measure
         self._known: dict[Choice, list[NDArray[np.float64]]] = {}
@@ -56,6 +58,16 @@ class Samples:
             if choice in lacking:
                 self._known.setdefault(choice, []).append(row)
                 self.counted += len(row)
+
+    def ask_until(self, stop: Callable[[], bool], reference: Choice, choices: Sequence[Choice], shard: int) -> bool:
+        """As `ask`, of the reference and others near it, `at_a_time` of them; whether it was stopped before the end."""
+        lacking = [choice for choice in choices if self.shards_of(choice) == shard and choice != reference]
+        size = self.at_a_time or max(1, len(lacking))
+        for first in range(0, max(1, len(lacking)), size):
+            if first and stop():
+                return True
+            self.ask([reference, *lacking[first : first + size]], shard)
+        return False
 
     def of(self, choice: Choice) -> NDArray[np.float64]:
         """[samples so far] losses."""

@@ -33,6 +33,7 @@ class Iteration:
     loss, standard_error: the measured loss of `choice`; in a race, on the samples that the iteration saw. Where it
         is not finite, `choice` did not become the reference.
     costs: the exact costs of `choice`, one for each budget.
+    gaps: `Solution.gap` of each program that was solved: all of them, where an iteration solves several.
     """
 
     selected: tuple[int, ...]
@@ -45,6 +46,7 @@ class Iteration:
     loss: float
     standard_error: float
     costs: tuple[int, ...]
+    gaps: tuple[float, ...]
 
     @property
     def interaction_error(self) -> float:
@@ -91,6 +93,7 @@ def repeated_ilp(
     allowed: ArrayLike | None = None,
     seed: int = 0,
     stop: Callable[[], bool] = lambda: False,
+    at_a_time: int | None = None,
     on_iteration: Callable[[Iteration], None] = lambda iteration: None,
 ) -> Trace:
     """Search the configuration of least loss within the budgets by repeated ILP (RIBS, Algorithm 1).
@@ -111,6 +114,8 @@ def repeated_ilp(
     seed: of the random choice of units.
     stop: asked between shards. Once it is true the present iteration makes do with the shards it has, at least one,
         and is the last; only the configurations found are still measured on all.
+    at_a_time: how many candidates are measured between two looks at `stop`, once the reference is within the budgets;
+        the iteration then makes do with the candidates measured so far. By default those of a shard are never divided.
     on_iteration: told of every iteration after it is done.
 
     Each program is over the selected units, with the budgets less what the other units cost, and with every
@@ -125,7 +130,7 @@ def repeated_ilp(
     """
     problem = Problem(costs, limits, allowed)
     reference = problem.check(start, update_sizes)
-    first, samples = reference, Samples(measure, shards)
+    first, samples = reference, Samples(measure, shards, at_a_time)
     samples.ask([first], 0)
     generator, iterations, stopped = np.random.default_rng(seed), list[Iteration](), False
     least = 2 * race.first if race is not None else samples.total
@@ -155,6 +160,7 @@ def repeated_ilp(
                 loss=loss,
                 standard_error=samples.standard_error(choice),
                 costs=problem.costs_of(choice),
+                gaps=found.gaps,
             )
         )
         on_iteration(iterations[-1])

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ribs.quant.inputs import Inputs
 from ribs.quant.network import Bits, QuantizedNetwork
-from ribs.select.loss import TaskLoss, check_loss, measure
+from ribs.select.graphs import Capture, Graphs, Held, capture_on_cuda
+from ribs.select.loss import TaskLoss, measure
+from ribs.select.measurement import MIB, Key, Losses, Measurement
 from ribs.select.ranks import Ranks
 from ribs.select.replay import Recording, Replay, same
 from ribs.select.samples import Choice
 from ribs.select.watch import Plan
 
-Losses = NDArray[np.float64]
-Key = tuple[Choice, int]  # a configuration, and the number of a shard
-MIB = 2**20
 WATCHED_SAMPLES = 2
-SIDE_BY_SIDE = {"cpu": 32 * MIB}  # bytes of the largest output of a pass; other devices have not been measured
+# Bytes of the largest output of a pass. On GPUs a larger batch rounds differently more often than not.
+SIDE_BY_SIDE = {"cpu": 32 * MIB}
+CAPTURES: dict[str, Capture] = {"cuda": capture_on_cuda}  # how passes are captured, by type of device
+FEWEST_SHARDS = 6  # capturing costs as much as two passes, which few launches do not bring back
 
 
 @dataclass
@@ -38,18 +37,14 @@ class _Slot:
     recording: Recording = field(default_factory=Recording)
 
 
-class Sensitivity:
+class Sensitivity(Measurement):
     """Measures L(b) of one network on the shards of one calibration set, a whole shard at a time.
 
-    candidates: for each unit, the (weight, activation) bits it may take; configurations are tuples of indices into
-        these.
+    The reference is run and stored as far as it differs from the one before, and each of the others runs from the first
+    unit on in which it differs from the reference.
+
     cache_mib: limit for stored outputs.
-    samples: of each shard.
-    known: losses that need not be measured again, by configuration and shard; all that are measured come here too.
-    forward_equivalents: work asked for so far, in passes of the network over the calibration set; what was known
-        when asked for the first time counts as well, so that an interrupted search ends with the same number.
-    seconds_of_a_pass: how long the float network took.
-    record: told of every loss that this process measured.  progress: told of work, in forward equivalents.
+    The other arguments are those of `Measurement`.
     """
 
     def __init__(
@@ -65,23 +60,8 @@ class Sensitivity:
         record: Callable[[Choice, int, Losses], None] | None = None,
         progress: Callable[[float], None] = lambda work: None,
     ) -> None:
-        check_loss(loss)
-        self.samples = tuple(shard.samples for shard in shards)
-        self.known = dict(known or {})
-        self.forward_equivalents = 0.0
-        self._network = network
-        self._shards = shards
-        self._candidates = candidates
-        self._loss = loss
-        self._ranks = ranks or Ranks(alone=True)
-        self._record = record or (lambda choice, shard, losses: None)
-        self._progress = progress
-        self._asked: set[Key] = set()
+        super().__init__(network, shards, candidates, loss, ranks=ranks, known=known, record=record, progress=progress)
         self._held: dict[int, tuple[int, Choice]] = {}  # what the slots would hold if nothing had been known
-        self._work = _work(network)
-        started = time.perf_counter()
-        self._float_outputs = self._run_float()
-        self.seconds_of_a_pass = time.perf_counter() - started
         self._limit = cache_mib * MIB
         self._most = max(map(len, candidates)) - 1  # candidates of a unit beside the reference's
         self._beside: set[int] = set()
@@ -90,69 +70,8 @@ class Sensitivity:
         self._replay = Replay(network)
         self._plan: Plan | None = None
         self._slots: list[_Slot] = []
-
-    @torch.no_grad()
-    def _run_float(self) -> list[Any]:
-        """The float network's outputs; a candidate of 32 bits everywhere has a loss of exactly 0."""
-        self._network.set_float()
-        outputs = []
-        for shard, samples in enumerate(self.samples):
-            inputs = self._inputs(shard)
-            output = inputs.call(self._network.model)
-            losses = measure(self._loss, output, output, inputs)
-            if not isinstance(losses, Tensor) or losses.shape != (samples,):
-                got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
-                raise ValueError(f"[loss] returned {got} for {samples} samples; it must be [samples]")
-            if not bool(torch.isfinite(losses).all()):
-                where = _first_not_finite(self._network, inputs)
-                raise ValueError(f"[ribs] the float model's output holds NaN or Inf on the calibration set; {where}")
-            outputs.append(output)
-        self.forward_equivalents += 1
-        return outputs
-
-    @torch.no_grad()
-    def measure(self, choices: Sequence[Choice], shard: int) -> Losses:
-        """[len(choices), samples of the shard] task losses of each configuration.
-
-        The first is the reference: it is run and stored as far as it differs from the one before, and each of the
-        others runs from the first unit on in which it differs from the reference. The work is shared out among the
-        processes, and all of them get all losses.
-        """
-        if self._plan is None:
-            self._watch(choices[0])
-        ahead = self._count(choices, shard)
-        unknown = [choice for choice in dict.fromkeys(choices) if (choice, shard) not in self.known]
-        jobs = list(self._jobs(choices[0], unknown))
-        if jobs:
-            work = [sum(self._share(choices[0], choice) for choice in job) for job in jobs]
-            mine = self._ranks.share(work)
-            measured: list[Losses] = []
-            for index, losses in zip(mine, self._run(choices[0], [jobs[i] for i in mine], shard), strict=True):
-                measured.append(losses)
-                done = min(ahead, work[index] * self.samples[shard] / sum(self.samples))
-                ahead -= done
-                self._progress(done)
-            for job, rows in zip(jobs, self._ranks.gather(measured, mine, len(jobs)), strict=True):
-                self.known.update(((choice, shard), row) for choice, row in zip(job, rows, strict=True))
-        self._progress(ahead)
-        return np.stack([self.known[choice, shard] for choice in choices])
-
-    def evaluate(self, choice: Choice) -> Losses:
-        """[samples] task losses of one configuration on the whole calibration set."""
-        return np.concatenate([self.measure([choice], shard)[0] for shard in range(len(self.samples))])
-
-    @torch.no_grad()
-    def losses_of(self, network: QuantizedNetwork) -> Losses:
-        """[samples] losses of a network at its present bits, measured by passes of all of it and not kept."""
-        losses = []
-        for shard, target in enumerate(self._float_outputs):
-            inputs = self._inputs(shard)
-            losses.append(self._losses(target, inputs.call(network.model), inputs))
-        self.forward_equivalents += 1
-        return np.concatenate(losses)
-
-    def _losses(self, target: Any, output: Any, inputs: Inputs) -> Losses:
-        return measure(self._loss, target, output, inputs).double().cpu().numpy()
+        self._graphs: Graphs | None = None
+        self._captured_around: Choice = ()
 
     def _jobs(self, reference: Choice, choices: Sequence[Choice]) -> Iterator[list[Choice]]:
         """The configurations one by one, but all other candidates of a unit as one job where they run side by side."""
@@ -172,16 +91,43 @@ class Sensitivity:
         inputs, target = self._inputs(shard), self._float_outputs[shard]
         with self._replay as replay:
             slot, output = self._bring(reference, shard, inputs)
+            launch = self._launcher(reference, Held(slot.recording, inputs, target)) if self._graphs else None
             for job in jobs:
                 if job[0] == reference and output is not None:
-                    outputs = iter([output])
+                    found = iter([self._losses(target, output, inputs)])
+                elif launch is not None:
+                    found = (launch(replay, choice) for choice in job)
                 else:
                     outputs = self._outputs(replay, slot.recording, reference, job, inputs)
+                    found = (self._losses(target, each, inputs) for each in outputs)
                 rows = []
-                for choice, output in zip(job, outputs, strict=True):
-                    rows.append(self._losses(target, output, inputs))
-                    self._record(choice, shard, rows[-1])
+                for choice, losses in zip(job, found, strict=True):
+                    rows.append(losses)
+                    self._record(choice, shard, losses)
                 yield np.stack(rows)
+
+    def _launcher(self, reference: Choice, held: Held) -> Callable[[Replay, Choice], Losses]:
+        """F(replay, choice), [samples] losses of a candidate by its captured pass."""
+        assert self._graphs is not None
+        if reference != self._captured_around:
+            self._graphs.forget()
+            self._captured_around = reference
+        losses_of = self._graphs.load(held)
+
+        def launch(replay: Replay, choice: Choice) -> Losses:
+            start = self._start(reference, choice)
+
+            def run(held: Held) -> Tensor:
+                self._switch(reference, choice)
+                try:
+                    output = replay.run(self._made, held.recording, start, held.inputs)
+                    return measure(self._loss, held.target, output, held.inputs)
+                finally:
+                    self._switch(choice, reference)
+
+            return losses_of((choice, start), run).double().cpu().numpy()
+
+        return launch
 
     def _outputs(
         self, replay: Replay, recording: Recording, reference: Choice, job: Sequence[Choice], inputs: Inputs
@@ -229,8 +175,10 @@ class Sensitivity:
         slot.shard, slot.choice = shard, reference
         return slot, output
 
-    def _watch(self, choice: Choice) -> None:
+    def _begin(self, choice: Choice) -> None:
         """Plan what to store: all that is read for one shard at least, as far as the cache allows."""
+        if self._plan is not None:
+            return
         self._network.configure(self._configuration(choice))
         with self._replay as replay:
             first, last = self._inputs(0), self._inputs(len(self.samples) - 1)
@@ -239,6 +187,10 @@ class Sensitivity:
         largest = max(self.samples)
         self._plan = plan.within(self._limit / largest, self._work)
         slots = int(self._limit // max(1.0, self._plan.size * largest))
+        capture = CAPTURES.get(self._network.device.type)
+        if capture is not None and len(self.samples) >= FEWEST_SHARDS and slots > 1:
+            self._graphs = Graphs(self._network, capture)
+            slots -= 1  # the place that captured passes read
         self._slots = [_Slot() for _ in range(max(1, min(slots, len(self.samples))))]
 
     def _fixed_activations(self) -> set[str]:
@@ -299,41 +251,6 @@ class Sensitivity:
             if before != after:
                 self._network.set_bits(unit, options[after])
 
-    def _configuration(self, choice: Choice) -> dict[str, Bits]:
-        units = zip(self._network.units, self._candidates, choice, strict=True)
-        return {unit.name: options[index] for unit, options, index in units}
-
-    def _inputs(self, shard: int) -> Inputs:
-        return self._shards[shard].to(self._network.device)
-
-
-def _first_not_finite(network: QuantizedNetwork, inputs: Inputs) -> str:
-    """Which layer is the first to get NaN or Inf."""
-    found: list[str] = []
-
-    def look(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
-        values = [each for each in args if isinstance(each, Tensor) and each.is_floating_point()]
-        if not all(bool(each.isfinite().all()) for each in values):
-            found.append(name)
-
-    layers = [layer.name for layer in network.trace.layers]
-    hooks = [network.model.get_submodule(name).register_forward_pre_hook(partial(look, name)) for name in layers]
-    try:
-        inputs.call(network.model)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return f"they are there where it enters {found[0]!r}" if found else "they come after its last layer"
-
 
 def _changed(reference: Choice, choice: Choice) -> tuple[int, ...]:
     return tuple(unit for unit, (a, b) in enumerate(zip(reference, choice, strict=True)) if a != b)
-
-
-def _work(network: QuantizedNetwork) -> list[float]:
-    """The share of each unit in the MACs of the network."""
-    macs = {layer.name: layer.macs for layer in network.trace.layers}
-    units = [sum(macs[name] for name in unit.layers) for unit in network.units]
-    in_float = sum(network.trace.unquantized.values()) + sum(layer.macs for layer in network.trace.skipped)
-    total = sum(units) + in_float
-    return [work / total for work in units]

@@ -60,7 +60,7 @@ def set_up(
         ties = [group if isinstance(group, str) else list(group) for group in ties]
     batches = collect(model, loader, calibration_samples)
     network = prepare(model, batches[0], units, recipe=recipe, skip=skip)
-    table = CostTable.of(network.trace, network.units)
+    table = CostTable.of(network.trace, network.units, recipe=network.recipe.name)
     plans = []
     for number, budget in enumerate(budgets, 1):
         try:

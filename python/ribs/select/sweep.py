@@ -7,12 +7,12 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import os
 import time
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +30,20 @@ from ribs.select.algorithm import work_of_neighbours
 from ribs.select.budget import Budget, in_words
 from ribs.select.candidates import ActivationBits, Allowed, Pins, Ties
 from ribs.select.cost import Configuration, CostTable
+from ribs.select.files import write_file
 from ribs.select.front import ANCHORS, TRIES, search_front
 from ribs.select.loss import TaskLoss, kl_divergence
+from ribs.select.measurement import MIB
 from ribs.select.measuring import WEIGHTS_SHARE, Options, measuring
 from ribs.select.plan import Plan
 from ribs.select.problem import Problem
 from ribs.select.result import Result, SearchCost, Spending
 from ribs.select.samples import Choice, Samples, standard_error
-from ribs.select.sensitivity import MIB, Sensitivity
+from ribs.select.sensitivity import Sensitivity
 from ribs.select.setup import set_up
 from ribs.select.table import text_table
 
-PROPOSALS_A_UNIT = 8  # of all budgets together: with all else at most twice the work of one search
+PROPOSALS_A_UNIT = 7.5  # of all budgets together: with all else at most twice the work of one search
 ONE_BUDGET = 6  # of one alone
 
 
@@ -125,7 +127,7 @@ class Sweep:
         path = Path(path)
         check_ending(path)
         text = self.as_csv() if path.suffix == ".csv" else json.dumps(self.as_json(), indent=2) + "\n"
-        import_module("ribs.io.folder").write_file(path, text.encode())  # of a room above: known when it is needed
+        write_file(path, text.encode())
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the network, for other programs."""
@@ -192,8 +194,8 @@ def sweep(
 
     budgets: all bound the same, from the same sides and in the same accounting, such as bit operations from above.
     proposals: how many configurations are measured at most, beside the uniform ones and what a few budgets begin with;
-        by default 8 for each unit, or, of one budget, 6. For 20 budgets or 200 that is about twice the work of one
-        search. docs/search.md compares the points with those of single searches.
+        by default 7.5 for each unit, or, of one budget, 6. For 20 budgets or 200 that is about twice the work of one
+        search. docs/algorithms.md compares the points with those of single searches.
     The other arguments are as for `ribs.search`. A journal of a sweep serves a search of the same network, and the
     other way round.
 
@@ -310,7 +312,7 @@ def _check(budgets: Sequence[Budget], proposals: int | None) -> None:
 
 def default_proposals(plans: Sequence[Plan]) -> int:
     """How many configurations are proposed at most."""
-    return min(PROPOSALS_A_UNIT, ONE_BUDGET * len(plans)) * len(plans[0].candidates)
+    return math.ceil(min(PROPOSALS_A_UNIT, ONE_BUDGET * len(plans)) * len(plans[0].candidates))
 
 
 def uniform_choices(plan: Plan) -> list[Choice]:

@@ -2,19 +2,17 @@
 
 // compute-sanitizer --tool synccheck must report this kernel.
 
-__global__ void part_of_a_warp_waits(int* out) {
-    __shared__ int shared[64];
+__global__ void waits_outside_of_its_mask(int* out) {
+    __shared__ int shared[32];
     shared[threadIdx.x] = 1;
-    if (threadIdx.x < 40) {
-        __syncthreads();
-        out[threadIdx.x] = shared[63 - threadIdx.x];
-    }
+    __syncwarp(0xffffu);  // the other half of the warp is here too
+    out[threadIdx.x] = shared[31 - threadIdx.x];
 }
 
 int main() {
     int* out = nullptr;
-    if (cudaMalloc(&out, 64 * sizeof(int)) != cudaSuccess) return 3;
-    part_of_a_warp_waits<<<1, 64>>>(out);
+    if (cudaMalloc(&out, 32 * sizeof(int)) != cudaSuccess) return 3;
+    waits_outside_of_its_mask<<<1, 32>>>(out);
     cudaDeviceSynchronize();  // its error is for the tool to report
     cudaFree(out);
     return 0;

@@ -13,6 +13,7 @@ from torch.func import functional_call
 import ribs
 import settings
 from ribs.quant.quantizer import code_range
+from ribs.quant.reparameterize import scale_norms
 from ribs.select.loss import kl_divergence
 from ribs.select.rivals import feasible, fisher, greedy, hawq, ompq, random, sqnr, uniform, weight_error
 from ribs.select.rivals.setting import best_by, best_by_weights, near_the_weights, nearest, weight_scores
@@ -62,6 +63,21 @@ def test_weight_error_by_codes():
             low, high = code_range(bits, symmetric=True)
             error = (weight - (weight / step).round().clamp(low, high) * step).square().sum()
             assert scores[unit, candidate] == pytest.approx(float(error), rel=1e-5)
+
+
+def test_weight_error_is_that_of_weights_that_are_held():
+    """Where a layer norm was scaled, those that are multiplied."""
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+    with torch.no_grad():
+        layer.norm1.weight.copy_(torch.logspace(-1, 0.5, 8))
+    tokens = list(torch.randn(8, 5, 8).split(4))
+    given = settings.setting(layer.eval(), data=tokens, loss=ribs.losses.Embedding())
+    scale_norms(given.network)
+    held = given.network.model.get_submodule("self_attn.in_proj_weight_linear0")
+    scores = weight_scores(given, weight_error.squared_error)
+    assert held.held is not None
+    assert scores[0, -1] < 1e-4 * float(held.held.square().sum()) < scores[0, 0]
 
 
 def test_hawq_traces_are_those_of_the_whole_hessian():

@@ -28,7 +28,11 @@ def choose(setting: Setting) -> Choice:
 
     Costs 6 passes over 32 samples, 200 times: 38 passes over 1024 samples.
     """
-    positions = learned(setting)
+    return take(setting, learned(setting))
+
+
+def take(setting: Setting, positions: Tensor) -> Choice:
+    """The candidates nearest to learned bits, within the budgets."""
     scores = setting.no_scores()
     for unit, options in enumerate(setting.plan.candidates):
         places = {options[rung][0]: place for place, rung in enumerate(nearest(options))}
@@ -39,14 +43,26 @@ def choose(setting: Setting) -> Choice:
 
 def learned(setting: Setting, updates: int = UPDATES) -> Tensor:
     """[units] float64 positions from 0, the fewest bits, to the most, where they start."""
-    last = torch.tensor([len(nearest(options)) - 1.0 for options in setting.plan.candidates], dtype=torch.float64)
-    positions = last.clone().requires_grad_()
-
-    def keep_inside() -> None:
-        positions.copy_(positions.clamp(min=torch.zeros_like(last), max=last))
-
-    train(setting, positions, lambda update: between(setting, positions), updates, RATE, keep_inside)
+    positions = first_positions(setting).requires_grad_()
+    train(
+        setting,
+        positions,
+        lambda update: between(setting, positions),
+        updates,
+        RATE,
+        lambda: keep_inside(setting, positions),
+    )
     return positions.detach()
+
+
+def first_positions(setting: Setting) -> Tensor:
+    """[units] float64: the most bits of each unit."""
+    return torch.tensor([len(nearest(options)) - 1.0 for options in setting.plan.candidates], dtype=torch.float64)
+
+
+@torch.no_grad()
+def keep_inside(setting: Setting, positions: Tensor) -> None:
+    positions.copy_(positions.clamp(min=torch.zeros_like(positions), max=first_positions(setting)))
 
 
 def between(setting: Setting, positions: Tensor) -> Sequence[Mix]:

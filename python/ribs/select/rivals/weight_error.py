@@ -15,4 +15,4 @@ def choose(setting: Setting) -> Choice:
 
 
 def squared_error(name: str, layer: QuantizedLayer, quantized: Tensor) -> float:
-    return float((layer.weight - quantized).double().square().sum())
+    return float((layer.multiplied - quantized).double().square().sum())

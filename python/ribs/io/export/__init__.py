@@ -1,0 +1,1 @@
+"""Quantized networks as files that other runtimes run: ONNX and torch.export."""

@@ -1,0 +1,1 @@
+"""Other ways to train, for comparison, with the same quantizers and budgets."""
