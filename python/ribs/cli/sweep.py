@@ -10,7 +10,7 @@ from ribs.cli.flags import budgets, candidates
 from ribs.cli.models import input_size, load_data, load_loss, load_model
 from ribs.cli.output import bars, print_json
 from ribs.cli.search import own_device, processes
-from ribs.select.sweep import check_ending
+from ribs.select.points import check_ending
 
 
 def run(arguments: argparse.Namespace) -> None:
