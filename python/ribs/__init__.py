@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from ribs.select.cost import CostTable as CostTable
     from ribs.select.cost import count as count
     from ribs.select.errors import InfeasibleBudgetError as InfeasibleBudgetError
+    from ribs.select.points import Sweep as Sweep
     from ribs.select.reconstruct import reconstruct as reconstruct
     from ribs.select.result import Result as Result
     from ribs.select.run import quantize as quantize
     from ribs.select.run import search as search
-    from ribs.select.sweep import Sweep as Sweep
     from ribs.select.sweep import sweep as sweep
 
 _HOME = {
@@ -47,7 +47,7 @@ _HOME = {
     "InfeasibleBudgetError": "ribs.select.errors",
     "QDrop": "ribs.recon.methods",
     "Result": "ribs.select.result",
-    "Sweep": "ribs.select.sweep",
+    "Sweep": "ribs.select.points",
     "build_info": "ribs.ops",
     "compare": "ribs.select.compare",
     "count": "ribs.select.cost",

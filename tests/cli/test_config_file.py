@@ -10,12 +10,12 @@ from ribs.cli.main import COMMANDS, _parser, main
 
 LEAST = {
     "search": ["net", "--data", "d", "--budget-bops", "4/4"],
+    "sweep": ["net", "--data", "d", "--budget-bops", "3/3", "--budget-bops", "4/4"],
     "evaluate": ["saved", "net", "--data", "d"],
     "report": ["saved", "a.html"],
     "export": ["saved", "net", "a.onnx", "--data", "d"],
     "compare": ["net", "--data", "d", "--budget-size", "5", "--budget-size", "6"],
     "count": ["net"],
-    "sweep": ["net", "--data", "d", "--budget-bops", "3/3", "--budget-bops", "4/4"],
     "qat": ["net", "--data", "d", "--at", "4/4"],
     "demo": [],
     "reproduce": ["table1a/ribs-28.5"],

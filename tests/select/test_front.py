@@ -31,17 +31,15 @@ def bounds(network, widths=WIDTHS):
 @pytest.mark.parametrize("dimensions", [100, 10])
 def test_points_are_near_the_optima(dimensions):
     """Six budgets together take less than two searches of one."""
-    excesses = []
-    for seed in range(2):
-        network = Network(seed, dimensions=dimensions, luck=0.0)
-        limits = bounds(network)
-        choices, stopped, samples = sweep(network, limits, seed=seed)
-        assert not stopped
-        for choice, limit in zip(choices, limits, strict=True):
-            assert network.cost(choice) <= limit[0]
-            excesses.append(samples.mean(choice) / network.optimum(limit) - 1)
-        # A search measures a start, two neighbours of each unit, and four in each of 1.5 iterations a unit.
-        assert samples.counted / samples.total <= 2 * (1 + 10 + 30)
+    network = Network(0, dimensions=dimensions, luck=0.0)
+    limits = bounds(network)
+    choices, stopped, samples = sweep(network, limits, seed=0)
+    assert not stopped
+    assert all(network.cost(choice) <= limit[0] for choice, limit in zip(choices, limits, strict=True))
+    # A search measures a start, two neighbours of each unit, and four in each of 1.5 iterations a unit.
+    assert samples.counted / samples.total <= 2 * (1 + 10 + 30)
+    pairs = zip(choices, limits, strict=True)
+    excesses = [samples.mean(choice) / network.optimum(limit) - 1 for choice, limit in pairs]
     assert np.mean(excesses) < 0.02
     assert np.mean(np.array(excesses) <= 0.01) >= 0.8
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import ribs
 from ribs.cli.flags import budgets, candidates
 from ribs.cli.models import input_size, load_data, load_loss, load_model
-from ribs.cli.output import print_json
+from ribs.cli.output import bars, print_json
 from ribs.cli.search import own_device, processes
-from ribs.select.sweep import check_ending
+from ribs.select.points import check_ending
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
             cache_mib=arguments.cache_mib,
             journal=arguments.journal,
             seed=arguments.seed,
-            progress=not arguments.no_progress,
+            progress=bars(arguments),
         )
     if not first:
         return

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, code_range
 from ribs.select.cost import MIB_IN_BITS
+from ribs.select.points import Sweep
 from ribs.select.result import IterationRecord, Result
-from ribs.select.sweep import Sweep
 
 Table = dict[str, list[Any]]
 BINS = 128  # of a histogram, over the levels of a grid: one each for more
@@ -121,7 +121,7 @@ def front_table(sweep: Sweep) -> Table:
     """What was measured at each budget of a sweep, and of uniform networks.
 
     budget: in words.  uniform: whether it is a uniform network, which follow the others.
-    loss, standard_error, bops, size_mib: as in `ribs.select.sweep.Point`.
+    loss, standard_error, bops, size_mib: as in `ribs.select.points.Point`.
     and a column for each other resource that all budgets bound, with what is spent; None of uniform networks.
     """
     points = (*sweep.points, *sweep.uniform)

@@ -11,8 +11,8 @@ from torch import Tensor
 from ribs.quant.quantizer import FakeQuantizer, code_range
 from ribs.report.data import front_table, printable, sensitivity_table, step_table, unit_table
 from ribs.select.compare import Average, Comparison
+from ribs.select.points import Sweep
 from ribs.select.result import Result
-from ribs.select.sweep import Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

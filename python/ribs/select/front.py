@@ -19,7 +19,7 @@ from ribs.select.samples import Choice, Samples
 from ribs.select.surrogate import Bits
 
 ANCHORS = (0.1, 0.37, 0.63, 0.9)  # where in the order of budgets neighbours are measured
-TRIES = 2  # configurations measured there before, where something is known
+TRIES = 1  # configurations measured there before, where something is known
 TOGETHER = 5  # budgets at which a round measures
 IN_TURN = 2  # of these: what is expected of the others may be wrong
 DRAWS = 4  # of effects at most, for one proposal

@@ -28,7 +28,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_units(parser)
     add_recipe(parser)
     add_loss(parser)
-    parser.add_argument("--proposals", type=int, metavar="N", help="configurations measured (default: 8 a unit)")
+    parser.add_argument("--proposals", type=int, metavar="N", help="configurations measured (default: 7.5 a unit)")
     add_samples(parser)
     add_batches(parser)
     add_device(parser)
