@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 
 import ribs
 from ribs.cli.flags import budgets, candidates
-from ribs.cli.models import input_size, load_data, load_loss, load_model
+from ribs.cli.models import load, load_loss
 from ribs.cli.output import bars, print_json
 from ribs.cli.search import spending_as_json
 from ribs.select.compare import Run
@@ -17,11 +16,7 @@ from ribs.select.compare import Run
 def run(arguments: argparse.Namespace) -> None:
     """Run every method at every budget and print the table."""
     found, choices, loss = budgets(arguments), candidates(arguments), load_loss(arguments.loss)
-    model = load_model(arguments.model, checkpoint=arguments.checkpoint, pretrained=not arguments.random_weights)
-    size = input_size(model, arguments.input_size)
-    loader = load_data(
-        Path(arguments.data), model, size, batch_size=arguments.batch_size, seed=0, workers=arguments.workers
-    )
+    model, loader = load(arguments, seed=0)
     comparison = ribs.compare(
         model.to(arguments.device),
         loader,

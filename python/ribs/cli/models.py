@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterable
 from importlib import import_module
@@ -27,6 +28,17 @@ def load_model(name: str, *, checkpoint: str | None, pretrained: bool) -> nn.Mod
     if checkpoint is not None:
         _load_checkpoint(model, Path(checkpoint))
     return model.eval()
+
+
+def load(arguments: argparse.Namespace, seed: int) -> tuple[nn.Module, Any]:
+    """The model and the calibration data that flags name.
+
+    Raises: as `load_model`, `input_size` and `load_data`.
+    """
+    model = load_model(arguments.model, checkpoint=arguments.checkpoint, pretrained=not arguments.random_weights)
+    size = input_size(model, arguments.input_size)
+    batches = {"batch_size": arguments.batch_size, "workers": arguments.workers}
+    return model, load_data(Path(arguments.data), model, size, seed=seed, **batches)
 
 
 def load_loss(name: str) -> TaskLoss:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 import ribs
 from ribs.cli.flags import budgets, candidates
-from ribs.cli.models import input_size, load_data, load_loss, load_model
+from ribs.cli.models import load, load_loss
 from ribs.cli.output import bars, print_json
 from ribs.io.folder import check_free
 from ribs.recon.methods import METHODS
@@ -29,16 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         check_free(Path(arguments.out))
     choices, loss = candidates(arguments), load_loss(arguments.loss)
-    model = load_model(arguments.model, checkpoint=arguments.checkpoint, pretrained=not arguments.random_weights)
-    size = input_size(model, arguments.input_size)
-    loader = load_data(
-        Path(arguments.data),
-        model,
-        size,
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
-        workers=arguments.workers,
-    )
+    model, loader = load(arguments, arguments.seed)
     with processes() as first:
         result = ribs.search(
             model.to(own_device(arguments.device)),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import ribs
 from ribs.cli.flags import budgets, candidates
-from ribs.cli.models import input_size, load_data, load_loss, load_model
+from ribs.cli.models import load, load_loss
 from ribs.cli.output import bars, print_json
 from ribs.cli.search import own_device, processes
 from ribs.select.points import check_ending
@@ -18,16 +18,7 @@ def run(arguments: argparse.Namespace) -> None:
     found, choices, loss = budgets(arguments), candidates(arguments), load_loss(arguments.loss)
     if arguments.out is not None:
         check_ending(Path(arguments.out))
-    model = load_model(arguments.model, checkpoint=arguments.checkpoint, pretrained=not arguments.random_weights)
-    size = input_size(model, arguments.input_size)
-    loader = load_data(
-        Path(arguments.data),
-        model,
-        size,
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
-        workers=arguments.workers,
-    )
+    model, loader = load(arguments, arguments.seed)
     with processes() as first:
         sweep = ribs.sweep(
             model.to(own_device(arguments.device)),
