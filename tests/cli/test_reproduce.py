@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 import ribs
-from ribs.cli import main, paper, reproduce
+from ribs.cli import main, paper, paper_costs, paper_report, reproduce
 from ribs.select.plan import make_plan
 
 # timm leaves the file of an image for Python to close.
@@ -32,7 +32,7 @@ UNKNOWN = {"ompq", "emq", "brecq", "hawqv3"}
 
 @functools.cache
 def cost_here(name):
-    return reproduce.cost_here(ROWS[name])
+    return paper_costs.cost_here(ROWS[name])
 
 
 @pytest.mark.parametrize(("name", "key"), PRINTED, ids=str)
@@ -56,7 +56,9 @@ def test_budgets_can_be_met(name):
     row = ROWS[name]
     pins = {"first": row.run.ends, "last": row.run.ends} if row.run.ends else {}
     table = paper.tables()[name.partition("/")[0]]
-    make_plan(reproduce._costs(row), reproduce._budget(row.run), table.candidates, row.run.activation_bits, pins)
+    make_plan(
+        paper_costs.costs_of(row), paper_costs.budget_of(row.run), table.candidates, row.run.activation_bits, pins
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in paper.networks()])
@@ -175,7 +177,8 @@ def tiny():
 @pytest.fixture
 def tiny_networks(monkeypatch):
     network = paper.Network(f"{__name__}:tiny", "small")
-    monkeypatch.setattr(reproduce, "networks", lambda: dict.fromkeys(paper.networks(), network))
+    for module in (reproduce, paper_costs, paper_report):
+        monkeypatch.setattr(module, "networks", lambda: dict.fromkeys(paper.networks(), network))
 
 
 RECONSTRUCTION = ["--reconstruction-iterations", "2", "--json"]
@@ -228,7 +231,8 @@ def test_a_row_of_training_trains_with_its_teacher(capsys, imagenet, monkeypatch
     pytest.importorskip("accelerate")
     small = dataclasses.replace(paper.networks()["resnet101"], model="resnet10t.c3_in1k")
     networks = {**paper.networks(), "resnet101": small}
-    monkeypatch.setattr(reproduce, "networks", lambda: networks)
+    for module in (reproduce, paper_costs, paper_report):
+        monkeypatch.setattr(module, "networks", lambda: networks)
     monkeypatch.setattr(reproduce.ribs, "search", uniform)  # the search is the other rows'
     found = json.loads(ran(capsys, imagenet, "figure5/resnet18-4", "--epochs", "1", "--batch-size", "4", "--json"))
     assert set(found["top1"]) == {"resnet18-4"} and found["result"]["bits"]["layer4.1.conv2"] == [4, 4]

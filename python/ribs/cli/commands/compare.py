@@ -4,31 +4,19 @@ import argparse
 
 from ribs.cli.commands.shared import (
     add_batches,
-    add_budget,
     add_cache,
-    add_candidates,
-    add_data,
     add_device,
-    add_loss,
-    add_model,
-    add_recipe,
     add_samples,
-    add_units,
+    add_task,
 )
 
 HELP = "ribs beside other ways to choose bits, at the same budgets"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    add_model(parser)
-    add_data(parser)
-    add_budget(parser, "; repeated, it makes several budgets")
-    add_candidates(parser)
+    add_task(parser, "; repeated, it makes several budgets")
     parser.add_argument("--methods", default="ribs,uniform,random,kl", help="by name (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="run seeds 0..N-1 (default: %(default)s)")
-    add_units(parser)
-    add_recipe(parser)
-    add_loss(parser)
     parser.add_argument("--iterations", type=int, help="of ribs and paper (default: as for a search)")
     parser.add_argument("--update-size", type=int, metavar="M", help="of ribs and paper (default: as for a search)")
     add_samples(parser)

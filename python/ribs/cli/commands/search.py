@@ -4,30 +4,18 @@ import argparse
 
 from ribs.cli.commands.shared import (
     add_batches,
-    add_budget,
     add_cache,
-    add_candidates,
-    add_data,
     add_device,
     add_journal,
-    add_loss,
-    add_model,
-    add_recipe,
     add_samples,
-    add_units,
+    add_task,
 )
 
 HELP = "find the best bits of a network within a budget"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    add_model(parser)
-    add_data(parser)
-    add_budget(parser)
-    add_candidates(parser)
-    add_units(parser)
-    add_recipe(parser)
-    add_loss(parser)
+    add_task(parser)
     parser.add_argument(
         "--algorithm", choices=("adaptive", "paper"), default="adaptive", help="paper: Algorithm 1 of RIBS as written"
     )

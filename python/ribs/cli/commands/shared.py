@@ -14,6 +14,17 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_task(parser: argparse.ArgumentParser, repeated: str = "") -> None:
+    """What bits are chosen for, of what, by which loss and within what; `repeated` says what several budgets make."""
+    add_model(parser)
+    add_data(parser)
+    add_budget(parser, repeated)
+    add_candidates(parser)
+    add_units(parser)
+    add_recipe(parser)
+    add_loss(parser)
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a timm name (resnet18), or package.module:function that returns a model")
     parser.add_argument("--checkpoint", metavar="FILE", help="weights to load: .safetensors, or a torch file")

@@ -4,30 +4,18 @@ import argparse
 
 from ribs.cli.commands.shared import (
     add_batches,
-    add_budget,
     add_cache,
-    add_candidates,
-    add_data,
     add_device,
     add_journal,
-    add_loss,
-    add_model,
-    add_recipe,
     add_samples,
-    add_units,
+    add_task,
 )
 
 HELP = "the best bits of a network at each of many budgets"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    add_model(parser)
-    add_data(parser)
-    add_budget(parser, "; repeated, it makes several budgets")
-    add_candidates(parser)
-    add_units(parser)
-    add_recipe(parser)
-    add_loss(parser)
+    add_task(parser, "; repeated, it makes several budgets")
     parser.add_argument("--proposals", type=int, metavar="N", help="configurations measured (default: 7.5 a unit)")
     add_samples(parser)
     add_batches(parser)
