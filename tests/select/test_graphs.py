@@ -4,6 +4,7 @@ A stand-in for a CUDA graph runs the captured pass again, into the same memory, 
 """
 
 import logging
+import weakref
 
 import numpy as np
 import pytest
@@ -20,12 +21,15 @@ CANDIDATES = [[(b, b) for b in (2, 4, 8)]] * 3
 
 
 class StandIn:
-    """Counts what is captured and launched."""
+    """Counts what is captured and launched. As in torch, a pool is gone once no graph holds it."""
 
     def __init__(self):
         self.captured = self.launched = 0
+        self.pools = {}
 
     def __call__(self, run, pool):
+        if pool in self.pools and not self.pools[pool]:
+            raise RuntimeError("the pool of graphs that are gone is gone with them")
         self.captured += 1
         losses = run().clone()
 
@@ -33,6 +37,7 @@ class StandIn:
             self.launched += 1
             losses.copy_(run())
 
+        self.pools.setdefault(pool, weakref.WeakSet()).add(launch)
         return launch, losses
 
 

@@ -79,9 +79,10 @@ class Graphs:
         self.usable = True
 
     def forget(self) -> None:
-        """Release all runs."""
+        """Release all runs, and with them their memory: torch refuses to capture into a pool that no graph holds."""
         for place in self._places:
             place.runs.clear()
+        self._pool = None
 
     def load(self, held: Held) -> Callable[[Hashable, Run], Tensor]:
         """Bring a shard to its place in memory.
@@ -116,7 +117,7 @@ class Graphs:
         weights = self._network.kept_weights()
         try:
             if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle() if expected.is_cuda else ()
+                self._pool = torch.cuda.graph_pool_handle() if expected.is_cuda else object()
             launch, losses = self._capture(lambda: run(place.held), self._pool)
             # What was made while capturing only comes to be when the run is launched.
             self._network.forget_weights_but(weights)
