@@ -24,7 +24,7 @@ fi
 # what is left of the total.
 step() {
     local name=$1 limit=$2 left=$((TOTAL - SECONDS)) start=$SECONDS code result=ok
-    local log=$LOGS/${name//[^a-z0-9]/_}.log
+    local log=$LOGS/${name//[^[:alnum:]]/_}.log
     shift 2
     ((left < limit)) && limit=$((left > 1 ? left : 1))
     timeout --kill-after=5 "$limit" bash -c '"$@"' step "$@" >"$log" 2>&1

@@ -34,7 +34,9 @@ from ribs.select.plan import make_plan
 from ribs.select.search import repeated_ilp
 from ribs.select.sensitivity import CAPTURES, Sensitivity
 
-DEVICES = {"cpu": (32, 64), "cuda": (64, 224)}  # samples of a batch, and the size of an image
+# Samples of a batch, and the size of an image. On a GPU kernels of the first are over before the next is launched.
+SMALL, LARGE = (32, 64), (64, 224)
+DEVICES = {"cpu": [SMALL], "cuda": [SMALL, LARGE]}
 ROUNDS = 3  # of what is not the plain loop, whose batches are rounds themselves
 ITERATIONS = 10
 NETWORKS = ("resnet18", "mobilenetv2_100", "deit_tiny_patch16_224")
@@ -42,11 +44,10 @@ IMAGES = {"resnet18": 128, "mobilenetv2_100": 64, "deit_tiny_patch16_224": 64}
 SEARCHED = 32  # images for whole searches and peers
 
 
-def build(name: str, device: str = "cpu") -> nn.Module:
+def build(name: str, device: str = "cpu", size: int = SMALL[1]) -> nn.Module:
     """A network with random weights, and batch norms that are not the identity."""
     torch.manual_seed(0)
-    size = {"img_size": DEVICES[device][1]} if name.startswith("deit") else {}
-    model = timm.create_model(name, num_classes=100, **size)
+    model = timm.create_model(name, num_classes=100, **({"img_size": size} if name.startswith("deit") else {}))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -55,9 +56,9 @@ def build(name: str, device: str = "cpu") -> nn.Module:
     return model.eval().to(device)
 
 
-def images(count: int, device: str = "cpu") -> list[Tensor]:
+def images(count: int, device: str = "cpu", shape: tuple[int, int] = SMALL) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
-    batch, size = DEVICES[device]
+    batch, size = shape
     return list(torch.randn(count, 3, size, size, generator=generator).to(device).split(batch))
 
 
@@ -68,14 +69,14 @@ def probes(units: int) -> list[Choice]:
     return [reference, *changed]
 
 
-def profile(name: str, threads: int, device: str) -> list[Case]:
+def profile(name: str, threads: int, device: str, shape: tuple[int, int]) -> list[Case]:
     """Every level of the engine on the first profile of Algorithm 1, by layers; losses are compared first."""
     on_gpu = device == "cuda"
-    count = 6 * DEVICES[device][0] if on_gpu else IMAGES[name]  # the fewest batches for CUDA graphs
-    batches = images(count, device)
+    count = 6 * shape[0] if on_gpu else IMAGES[name]  # the fewest batches for CUDA graphs
+    batches = images(count, device, shape)
     by_hand_on = 1 if on_gpu else len(batches)  # batches, from which the time of all is told
     inputs = [Inputs((x,), {}) for x in batches]
-    network = prepare(build(name, device), inputs[0], "layer", recipe="mse")
+    network = prepare(build(name, device, shape[1]), inputs[0], "layer", recipe="mse")
     calibrate(network, inputs[:2], BITS)
     units = len(network.units)
     asked = probes(units)
@@ -185,10 +186,9 @@ def own(model: nn.Module, batches: list[Tensor], budget: ribs.Budget, **options:
         budget,
         units="layer",
         algorithm="paper",
-        iterations=ITERATIONS,
         progress=False,
         cache_mib=2048,
-        **options,
+        **{"iterations": ITERATIONS, **options},
     )
 
 
@@ -225,7 +225,17 @@ def mct(model: nn.Module, batches: list[Tensor]) -> None:
 
 def peers(name: str, threads: int) -> list[Case]:
     model, batches, size = build(name), images(SEARCHED), f"{SEARCHED} x 3x64x64"
-    took = {"ribs, 7 options, 10 iterations": timed(lambda: own(model, batches, ribs.Budget(size="4/4")))[0]}
+    budget = ribs.Budget(size="4/4")
+    ways = {
+        "one iteration": {"iterations": 1},  # as the peers: every option of every layer measured once, one program
+        "one iteration, int8": {"iterations": 1, "execution": "int8"},
+        f"{ITERATIONS} iterations": {},
+        f"{ITERATIONS} iterations, int8": {"execution": "int8"},
+    }
+    took = {
+        f"ribs, 7 options, {way}": timed(lambda options=options: own(model, batches, budget, **options))[0]
+        for way, options in ways.items()
+    }
     for peer, run in (("modelopt kl_div, 2 options", modelopt), ("MCT mixed precision, 3 options", mct)):
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             took[peer] = timed(lambda run=run: run(model, batches))[0]
@@ -246,7 +256,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
     for name in options.networks:
-        print(table(profile(name, options.threads, options.device)), flush=True)
+        for shape in DEVICES[options.device]:
+            print(table(profile(name, options.threads, options.device, shape)), flush=True)
     cases = whole(options.networks[0], options.threads) if options.whole else []
     if options.peers:
         sys.path.append(options.peers)  # last, so that what ribs needs comes from its own environment
