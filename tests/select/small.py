@@ -4,6 +4,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 
+import highspy
 import torch
 from torch import nn
 
@@ -33,6 +34,7 @@ def search(model=None, data=None, budget="4/4", **options) -> ribs.Result:
 def in_children(*actions: Callable[[], object]) -> list[int]:
     """The process numbers of copies of this process, each of which does one of the actions and nothing else."""
     torch.set_num_threads(1)  # a forked process has no other threads
+    highspy.Highs.resetGlobalScheduler(True)  # and a solver that has run here would wait for those it had
     children = []
     for action in actions:
         child = os.fork()
