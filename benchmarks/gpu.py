@@ -6,9 +6,10 @@ Each is captured as a CUDA graph, so that the time is that of its kernels, howev
 
 from collections.abc import Callable
 
+import timm
 import torch
 from timing import Case, medians, table
-from torch import Tensor
+from torch import Tensor, nn
 
 from ribs import ops
 
@@ -41,15 +42,24 @@ def times(functions: dict[str, Callable[[], object]], flush: Tensor) -> dict[str
     return medians(seconds)
 
 
-def steps(name: str, x: Tensor, axis: int | None, symmetric: bool, flush: Tensor) -> Case:
-    """The search for steps of 2 to 8 bits, checked against that of the CPU."""
-    found, want = (ops.search_steps(each, symmetric=symmetric, axis=axis) for each in (x, x.cpu()))
-    assert all(torch.equal(a.cpu(), b) for a, b in zip(found, want, strict=True)), name
-    out = torch.empty_like(x)
+def steps(name: str, tensors: list[Tensor], axis: int | None, symmetric: bool, flush: Tensor) -> Case:
+    """The search for steps of 2 to 8 bits, one tensor after another, checked against that of the CPU."""
+
+    def search(x: Tensor) -> ops.StepSearch:
+        return ops.search_steps(x, symmetric=symmetric, axis=axis)
+
+    for x in tensors:
+        assert all(torch.equal(a.cpu(), b) for a, b in zip(search(x), search(x.cpu()), strict=True)), name
+    outs = [torch.empty_like(x) for x in tensors]
     took = times(
-        {"copy_": lambda: out.copy_(x), "steps": lambda: ops.search_steps(x, symmetric=symmetric, axis=axis)}, flush
+        {
+            "copy_": lambda: [out.copy_(x) for out, x in zip(outs, tensors, strict=True)],
+            "steps": lambda: [search(x) for x in tensors],
+        },
+        flush,
     )
-    return Case(name, "x".join(map(str, x.shape)), 0, took["steps"], {"/ copy_": took["steps"] / took["copy_"]})
+    size = "x".join(map(str, tensors[0].shape)) if len(tensors) == 1 else f"{sum(x.numel() for x in tensors)} values"
+    return Case(name, size, 0, took["steps"], {"/ copy_": took["steps"] / took["copy_"]})
 
 
 def quantize(name: str, x: Tensor, axis: int | None, flush: Tensor) -> list[Case]:
@@ -80,11 +90,13 @@ def main() -> None:
     device = torch.device("cuda")
     flush = torch.empty(1 << 27, dtype=torch.uint8, device=device)
     x = torch.randn(64, 64, 112, 112, device=device)
-    weights = torch.randn(512, 4608, device=device)
+    layers = [m for m in timm.create_model("resnet18").to(device).modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    weights = [layer.weight.detach() for layer in layers]
     rows = [
-        steps("steps, post-ReLU", x.relu(), None, False, flush),
-        steps("steps, dense", x, None, False, flush),
-        steps("steps, rows", weights, 0, True, flush),
+        steps("steps, post-ReLU", [x.relu()], None, False, flush),
+        steps("steps, dense", [x], None, False, flush),
+        steps("steps, rows", [torch.randn(512, 4608, device=device)], 0, True, flush),
+        steps(f"steps, channels of {len(weights)} layers of ResNet-18", weights, 0, True, flush),
     ]
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         rows += quantize(f"fake-quant {dtype}", x.to(dtype), None, flush)

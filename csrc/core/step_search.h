@@ -171,42 +171,68 @@ RIBS_HD void merge(Evaluation& into, const Evaluation& other) {
     into.lower = smaller(into.lower, other.lower);
 }
 
-/// The sums over the first `count` thresholds of a side.
-template <bool kSlack, class Moments>
-RIBS_HD CodeSums side_sums(const Moments& m, Side side, int32_t count, double step) {
-    CodeSums lanes[kLanes] = {};
-    int32_t k = 0;
-    for (; k + kLanes <= count; k += kLanes)
-        for (int32_t lane = 0; lane < kLanes; ++lane)
-            lanes[lane] = plus(lanes[lane], threshold_sums<kSlack>(m, side, k + lane, step));
-    for (int32_t lane = 0; k < count; ++k, ++lane)
-        lanes[lane] = plus(lanes[lane], threshold_sums<kSlack>(m, side, k, step));
-    return lane_total(lanes);
-}
+/// By how much the sums of a window of codes change when it moves to the next zero point.
+struct Change {
+    CodeSums lost, gained;
+};
+
+/// One thread that evaluates a step by itself, lane after lane. A GPU has a team with a thread for each lane.
+struct Alone {
+    /// The sum of term(k) for all k below `count`, lane by lane.
+    template <class Term>
+    RIBS_HD CodeSums total(int32_t count, const Term& term) const {
+        CodeSums lanes[kLanes] = {};
+        int32_t k = 0;
+        for (; k + kLanes <= count; k += kLanes)
+            for (int32_t lane = 0; lane < kLanes; ++lane) lanes[lane] = plus(lanes[lane], term(k + lane));
+        for (int32_t lane = 0; k < count; ++k, ++lane) lanes[lane] = plus(lanes[lane], term(k));
+        return lane_total(lanes);
+    }
+    /// Merges evaluate(sums, z) for all z from `first` to `last`, where change(z) leads from the sums of z
+    /// - 1.
+    template <class ChangeOf, class Evaluate>
+    RIBS_HD void walk(int32_t first, int32_t last, CodeSums sums, const ChangeOf& change,
+                      const Evaluate& evaluate, Evaluation& result) const {
+        for (int32_t z = first; z <= last; ++z) {
+            const Change next = change(z);
+            sums = plus(minus(sums, next.lost), next.gained);
+            merge(result, evaluate(sums, z));
+        }
+    }
+};
 
 /// Evaluates a step over all zero points worth trying.
-template <bool kSlack, class Moments>
-RIBS_HD Evaluation evaluate_step(const Moments& m, Codes codes, double step, int32_t index) {
+template <bool kSlack, class Moments, class Team = Alone>
+RIBS_HD Evaluation evaluate_step(const Moments& m, Codes codes, double step, int32_t index,
+                                 const Team& team = Team()) {
     const int32_t most = codes.most();
     const int32_t up = thresholds_inside(m.all.maximum, step, codes.symmetric ? most - 1 : most);
     const int32_t down = thresholds_inside(-m.all.minimum, step, most);
+    const auto threshold = [&](Side side, int32_t k) { return threshold_sums<kSlack>(m, side, k, step); };
+    const auto side_sums = [&](Side side, int32_t count) {
+        return team.total(count, [&](int32_t k) { return threshold(side, k); });
+    };
     if (codes.symmetric) {
         const int32_t below = down < most - 1 ? down : most - 1;
-        CodeSums sums = side_sums<kSlack>(m, Side::both, up > below ? up : below, step);
-        if (down == most) sums = plus(sums, threshold_sums<kSlack>(m, Side::negative, most - 1, step));
+        CodeSums sums = side_sums(Side::both, up > below ? up : below);
+        if (down == most) sums = plus(sums, threshold(Side::negative, most - 1));
         return evaluate_codes(sums, m.all.square, step, 0, index);
     }
     const ZeroPoints zeros = zero_points(up, down, codes);
     const int32_t high = codes.levels - 1 - zeros.first;
-    CodeSums sums = plus(side_sums<kSlack>(m, Side::positive, up < high ? up : high, step),
-                         side_sums<kSlack>(m, Side::negative, down < zeros.first ? down : zeros.first, step));
-    Evaluation result = evaluate_codes(sums, m.all.square, step, zeros.first, index);
-    for (int32_t z = zeros.first + 1; z <= zeros.last; ++z) {  // one code fewer above zero, one more below
-        if (codes.levels - 1 - z < up)
-            sums = minus(sums, threshold_sums<kSlack>(m, Side::positive, codes.levels - 1 - z, step));
-        if (z - 1 < down) sums = plus(sums, threshold_sums<kSlack>(m, Side::negative, z - 1, step));
-        merge(result, evaluate_codes(sums, m.all.square, step, z, index));
-    }
+    const CodeSums sums = plus(side_sums(Side::positive, up < high ? up : high),
+                               side_sums(Side::negative, down < zeros.first ? down : zeros.first));
+    const auto evaluate = [&](const CodeSums& of, int32_t z) {
+        return evaluate_codes(of, m.all.square, step, z, index);
+    };
+    const auto change = [&](int32_t z) {  // one code fewer above zero, one more below
+        Change result = {};
+        if (codes.levels - 1 - z < up) result.lost = threshold(Side::positive, codes.levels - 1 - z);
+        if (z - 1 < down) result.gained = threshold(Side::negative, z - 1);
+        return result;
+    };
+    Evaluation result = evaluate(sums, zeros.first);
+    team.walk(zeros.first + 1, zeros.last, sums, change, evaluate, result);
     return result;
 }
 
@@ -252,15 +278,27 @@ RIBS_HD double window_clips(const Moments& m, Codes codes, int32_t zero_point, d
            clipped(m, Side::negative, zero_point * step, m.all.down());
 }
 
+/// The zero points whose windows could clip away the least.
+RIBS_HD ZeroPoints clipping_windows(const Totals& all, Codes codes) {
+    int32_t first = 0, last = codes.levels - 1;  // one-sided data wants all codes on its side
+    if (all.up() == 0.0) first = last;
+    if (all.down() == 0.0) last = first;
+    return {first, last};
+}
+
+/// What symmetric codes clip away at least, at all steps up to `step`: both sides reach to the lowest code at
+/// most.
+template <class Moments>
+RIBS_HD double symmetric_clips(const Moments& m, Codes codes, double step) {
+    return clipped(m, Side::both, codes.levels / 2 * step, m.all.largest());
+}
+
 /// Whether no step below `step` can beat `error`, by what the windows clip away.
 template <class Moments>
 RIBS_HD bool exhausted(const Moments& m, Codes codes, double step, double error) {
-    // Both sides reach at most to the lowest code.
-    if (codes.symmetric) return clipped(m, Side::both, codes.levels / 2 * step, m.all.largest()) >= error;
-    int32_t first = 0, last = codes.levels - 1;  // one-sided data wants all codes on its side
-    if (m.all.up() == 0.0) first = last;
-    if (m.all.down() == 0.0) last = first;
-    for (int32_t z = first; z <= last; ++z)
+    if (codes.symmetric) return symmetric_clips(m, codes, step) >= error;
+    const ZeroPoints windows = clipping_windows(m.all, codes);
+    for (int32_t z = windows.first; z <= windows.last; ++z)
         if (window_clips(m, codes, z, step) < error) return false;
     return true;
 }

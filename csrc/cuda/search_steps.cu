@@ -101,7 +101,7 @@ void fill_tails(const SearchStepsParams& p, const Workspace& work, Way way, cuda
             check_launch("search_steps");
         sketch_rows(p, work, stream);
         octaves_kernel<<<octaves, kTailThreads, 0, stream>>>(p, work);
-        state_kernel<<<blocks(p.rows, 32), 32, 0, stream>>>(p, work);
+        state_kernel<<<rows, kTailThreads, 0, stream>>>(p, work);
         format_kernel<<<sides, kTailThreads, 0, stream>>>(p, work);
         both_kernel<<<rows, kTailThreads, 0, stream>>>(p, work);
     } else {
@@ -163,7 +163,8 @@ void search_steps(const SearchStepsParams& p, Stream opaque) {
         part.zero_point += first * p.rows;
         part.mse += first * p.rows;
         part.lower_bound += first * p.rows;
-        search_kernel<<<dim3(blocks(p.rows, 1), static_cast<unsigned>(count)), kSearchThreads, 0, stream>>>(
+        const int threads = way == Way::format_bins || way == Way::sorted ? kSearchThreads : kRowThreads;
+        search_kernel<<<dim3(blocks(p.rows, 1), static_cast<unsigned>(count)), threads, 0, stream>>>(
             part, work, way, widths);
         check_launch("search_steps");
     }

@@ -8,8 +8,11 @@
 namespace ribs::cuda {
 namespace {
 
-constexpr int kSketchThreads = 512;
-constexpr int64_t kPiece = int64_t{1} << 18;  ///< values a block counts before it empties its bins
+constexpr int kExtremesThreads = 512;
+constexpr int kBinsThreads = 1024;            ///< of the one block that a multiprocessor has room for
+constexpr int64_t kRead = int64_t{1} << 15;   ///< values a block looks at in one go for the extremes
+constexpr int64_t kPiece = int64_t{1} << 20;  ///< values a block may count before it empties its bins
+static_assert(kPiece << kResidualBits <= int64_t{1} << 32, "sums of residuals are in 32 bits");
 
 /// Calls visit(word) for the values of a piece, four at a time where they are aligned.
 template <class Visit>
@@ -43,8 +46,8 @@ __global__ void extremes_kernel(SearchStepsParams p, Workspace work) {
         if (threadIdx.x == 0) block = {0, 0xffffffffu, 0, INT32_MIN, 0};
         __syncthreads();
         RowExtremes own = {0, 0xffffffffu, 0, INT32_MIN, 0};
-        for (int64_t at = blockIdx.x * kPiece; at < p.n; at += gridDim.x * kPiece) {
-            const int64_t count = p.n - at < kPiece ? p.n - at : kPiece;
+        for (int64_t at = blockIdx.x * kRead; at < p.n; at += gridDim.x * kRead) {
+            const int64_t count = p.n - at < kRead ? p.n - at : kRead;
             for_words(p.x + row * p.n + at, count, [&](unsigned word) {
                 const unsigned magnitude = word & kMagnitude;
                 if (magnitude == 0) {
@@ -76,8 +79,8 @@ __global__ void extremes_kernel(SearchStepsParams p, Workspace work) {
 }
 
 /// Counts values into bins: in shared memory for the `window` octaves below the largest value, in global
-/// memory below those. Grid: (pieces, rows).
-__global__ void bins_kernel(SearchStepsParams p, Workspace work, int32_t window) {
+/// memory below those. Grid: (pieces, rows), and `piece` values in each.
+__global__ void bins_kernel(SearchStepsParams p, Workspace work, int32_t window, int64_t piece) {
     extern __shared__ unsigned bins[];  // [2, window, kRow] counts, then as many sums of residuals
     const int32_t side_bins = window << kSketchBits, all_bins = 2 * side_bins;
     unsigned* const sums = bins + all_bins;
@@ -91,13 +94,13 @@ __global__ void bins_kernel(SearchStepsParams p, Workspace work, int32_t window)
         unsigned long long* const residuals = work.residuals + row * 2 * kKeys;
         unsigned long long* const cells =
             reinterpret_cast<unsigned long long*>(work.squares + row * kSquareCells);
-        for (int64_t at = blockIdx.x * kPiece; at < p.n; at += gridDim.x * kPiece) {
+        for (int64_t at = blockIdx.x * piece; at < p.n; at += gridDim.x * piece) {
             for (int32_t i = static_cast<int32_t>(threadIdx.x); i < 2 * all_bins;
                  i += static_cast<int32_t>(blockDim.x))
                 bins[i] = 0;
             __syncthreads();
             unsigned long long squares = 0;
-            const int64_t count = p.n - at < kPiece ? p.n - at : kPiece;
+            const int64_t count = p.n - at < piece ? p.n - at : piece;
             for_words(p.x + row * p.n + at, count, [&](unsigned word) {
                 const unsigned magnitude = word & kMagnitude;
                 if (magnitude == 0) return;  // half of a post-ReLU tensor would queue for one bin
@@ -146,26 +149,38 @@ __device__ inline float2 ends_of(const RowExtremes& e) {
     return {e.zeros > 0 && low > 0.0f ? 0.0f : low, e.zeros > 0 && high < 0.0f ? 0.0f : high};
 }
 
-/// How many octaves of both signs fit the shared memory of a block; asks the device once a call.
-inline int32_t shared_octaves() {
-    int device = 0, bytes = 0;
-    if (cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
-        check_launch("sketch");
-    return std::min(8, std::max(1, bytes / (2 * 2 * kRow * 4)));
-}
+/// What the kernels of a sketch need to know of the device.
+struct Device {
+    int32_t octaves;  ///< of both signs, that fit the shared memory of a block
+    int64_t multiprocessors;
+
+    /// Asks once a call.
+    static Device current() {
+        int device = 0, bytes = 0, multiprocessors = 0;
+        if (cudaGetDevice(&device) != cudaSuccess ||
+            cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess ||
+            cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
+            check_launch("sketch");
+        return {std::min(8, std::max(1, bytes / (2 * 2 * kRow * 4))), std::max(1, multiprocessors)};
+    }
+};
 
 /// Both reads of the rows, which add to bins that are zero.
 inline void sketch_rows(const SearchStepsParams& p, const Workspace& work, cudaStream_t stream) {
-    const dim3 grid(blocks(p.n, kPiece, 1024), blocks(p.rows, 1, kMaxBlocks));
+    const unsigned rows = blocks(p.rows, 1, kMaxBlocks);
     clear_extremes_kernel<<<blocks(p.rows, kThreads), kThreads, 0, stream>>>(work.extremes, p.rows);
-    extremes_kernel<<<grid, kSketchThreads, 0, stream>>>(p, work);
+    extremes_kernel<<<dim3(blocks(p.n, kRead, 4096), rows), kExtremesThreads, 0, stream>>>(p, work);
     check_launch("sketch");
-    const int32_t window = shared_octaves();
-    const int bytes = window * 2 * 2 * kRow * 4;
+    const Device device = Device::current();
+    const int bytes = device.octaves * 2 * 2 * kRow * 4;
     if (cudaFuncSetAttribute(bins_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) != cudaSuccess)
         check_launch("sketch");
-    bins_kernel<<<grid, kSketchThreads, static_cast<size_t>(bytes), stream>>>(p, work, window);
+    // As many pieces as multiprocessors, or a multiple of them, so that none is idle while others count.
+    const int64_t spread = (p.n + device.multiprocessors - 1) / device.multiprocessors;
+    const int64_t turns = (spread + kPiece - 1) / kPiece, least = int64_t{1} << 14;
+    const int64_t piece = std::max(least, (spread + turns - 1) / turns);
+    bins_kernel<<<dim3(blocks(p.n, piece, 1024), rows), kBinsThreads, static_cast<size_t>(bytes), stream>>>(
+        p, work, device.octaves, piece);
     check_launch("sketch");
 }
 

@@ -6,32 +6,91 @@
 #include "core/short_rows.h"
 #include "cuda/search_workspace.cuh"
 
-// The search itself: a block for every row and bit-width, a thread for every step that is tried. The steps
-// are those of the CPU, in batches that do not depend on each other's answers, so the answers are the same
-// bits.
+// The search itself: a block for every row and bit-width, and in it a team of threads for every step that is
+// tried, a thread for every lane of its sums. The steps are those of the CPU, in batches that do not depend
+// on each other's answers, so the answers are the same bits.
 
 namespace ribs::cuda {
 namespace {
 
 constexpr int kWarp = 32;
-constexpr int kSearchThreads = 128;
+constexpr int kTeams = 64;  ///< the most of a block
+constexpr int kSearchThreads = kTeams * kLanes;
+constexpr int kRowThreads = 16 * kLanes;  ///< of blocks for short searches, of which there are many
+static_assert(kWarp % kLanes == 0, "a team is within a warp");
 
 /// What the threads of a search share.
 struct Shared {
-    Candidate best[kSearchThreads];
-    double lower[kSearchThreads], upper[kSearchThreads], closed[kSearchThreads];
+    Candidate best[kTeams];
+    double lower[kTeams], upper[kTeams], clips[kTeams];
     double lanes[kErrorLanes];
     int32_t count, stop;
 };
 
-/// Combines a value of every thread in a fixed tree; all threads get the result.
+/// The threads that evaluate a step together; all of them must, with the same arguments, and get the same
+/// result.
+struct Team {
+    unsigned members;  ///< lanes of the warp
+    int32_t lane;
+
+    __device__ static Team own() {
+        const unsigned first = threadIdx.x % kWarp / kLanes * kLanes;
+        return {((1u << kLanes) - 1) << first, static_cast<int32_t>(threadIdx.x % kLanes)};
+    }
+    __device__ double from(double value, int32_t lane_) const {
+        return __shfl_sync(members, value, lane_, kLanes);
+    }
+    __device__ int32_t from(int32_t value, int32_t lane_) const {
+        return __shfl_sync(members, value, lane_, kLanes);
+    }
+    __device__ CodeSums from(const CodeSums& sums, int32_t lane_) const {
+        return {from(sums.product, lane_), from(sums.square, lane_), from(sums.slack, lane_)};
+    }
+    __device__ Candidate from(const Candidate& c, int32_t lane_) const {
+        return {from(c.error, lane_), from(c.step, lane_), from(c.zero_point, lane_), from(c.index, lane_)};
+    }
+    __device__ double least(double value) const {
+        for (int32_t width = kLanes / 2; width > 0; width /= 2)
+            value = smaller(value, from(value, lane ^ width));
+        return value;
+    }
+
+    template <class Term>
+    __device__ CodeSums total(int32_t count, const Term& term) const {
+        CodeSums sums = {};
+        for (int32_t k = lane; k < count; k += kLanes) sums = plus(sums, term(k));
+        // The tree of lane_total: a sum of two is the same from either side.
+        for (int32_t width = kLanes / 2; width > 0; width /= 2) sums = plus(sums, from(sums, lane ^ width));
+        return sums;
+    }
+    template <class ChangeOf, class Evaluate>
+    __device__ void walk(int32_t first, int32_t last, CodeSums sums, const ChangeOf& change,
+                         const Evaluate& evaluate, Evaluation& result) const {
+        for (int32_t start = first; start <= last; start += kLanes) {
+            const int32_t z = start + lane;
+            Change own = {};
+            if (z <= last) own = change(z);
+            CodeSums at = sums;
+            for (int32_t i = 0; i < kLanes; ++i) {
+                sums = plus(minus(sums, from(own.lost, i)), from(own.gained, i));
+                if (i == lane) at = sums;
+            }
+            if (z <= last) merge(result, evaluate(at, z));
+        }
+        for (int32_t width = kLanes / 2; width > 0; width /= 2)
+            merge(result, {from(result.best, lane ^ width), from(result.upper, lane ^ width),
+                           from(result.lower, lane ^ width)});
+    }
+};
+
+/// Combines a value of every team in a fixed tree; all threads get the result.
 template <class T, class Combine>
-__device__ T combined(T own, T* shared, const Combine& combine) {
-    shared[threadIdx.x] = own;
+__device__ T combined(const Team& team, T own, T* shared, const Combine& combine) {
+    const unsigned place = threadIdx.x / kLanes;
+    if (team.lane == 0) shared[place] = own;
     __syncthreads();
-    for (unsigned width = blockDim.x / 2; width > 0; width /= 2) {
-        if (threadIdx.x < width)
-            shared[threadIdx.x] = combine(shared[threadIdx.x], shared[threadIdx.x + width]);
+    for (unsigned width = blockDim.x / kLanes / 2; width > 0; width /= 2) {
+        if (team.lane == 0 && place < width) shared[place] = combine(shared[place], shared[place + width]);
         __syncthreads();
     }
     const T result = shared[0];
@@ -39,13 +98,13 @@ __device__ T combined(T own, T* shared, const Combine& combine) {
     return result;
 }
 
-__device__ Candidate best_of(Candidate own, Shared& shared) {
-    return combined(own, shared.best,
+__device__ Candidate best_of(const Team& team, Candidate own, Shared& shared) {
+    return combined(team, own, shared.best,
                     [](const Candidate& a, const Candidate& b) { return better(b, a) ? b : a; });
 }
 
-__device__ double least_of(double own, double* shared) {
-    return combined(own, shared, [](double a, double b) { return smaller(a, b); });
+__device__ double least_of(const Team& team, double own, double* shared) {
+    return combined(team, own, shared, [](double a, double b) { return smaller(a, b); });
 }
 
 /// A search by one block.
@@ -54,49 +113,69 @@ struct BlockSearch {
     const Moments& m;
     Codes codes;
     Shared& shared;
+    Team team = Team::own();
+    int32_t place = static_cast<int32_t>(threadIdx.x / kLanes);  ///< of the team
+    int32_t teams = static_cast<int32_t>(blockDim.x / kLanes);
     Candidate best{};
     double lowest = DBL_MAX;
 
     __device__ Evaluation evaluate(int32_t index) const {
-        return evaluate_step<kSlack>(m, codes, grid_step(index), index);
+        return evaluate_step<kSlack>(m, codes, grid_step(index), index, team);
+    }
+
+    /// What any window clips away at least, as `exhausted` compares it.
+    __device__ double clips(double step) const {
+        if (codes.symmetric) return symmetric_clips(m, codes, step);
+        const ZeroPoints windows = clipping_windows(m.all, codes);
+        double least = DBL_MAX;
+        for (int32_t z = windows.first + team.lane; z <= windows.last; z += kLanes)
+            least = smaller(least, window_clips(m, codes, z, step));
+        return team.least(least);
     }
 
     /// Tries a grid downwards until the clipping rules out the rest; writes its intervals when there is room.
     __device__ int32_t first_grid(int32_t start, int32_t spacing, Interval* intervals) {
-        const int threads = static_cast<int>(blockDim.x);
         double above_lower = 0.0;  // of the last step of the round before
-        for (int32_t from = 0;; from += threads) {
-            const int32_t i = start - (from + static_cast<int32_t>(threadIdx.x)) * spacing;
+        for (int32_t from = 0;; from += teams) {
+            const int32_t i = start - (from + place) * spacing;
             Evaluation e{};
-            if (i >= kSmallestIndex) e = evaluate(i);
-            shared.best[threadIdx.x] = e.best;
-            shared.lower[threadIdx.x] = e.lower;
-            shared.upper[threadIdx.x] = e.upper;
+            double clipping = 0.0;
+            if (i >= kSmallestIndex) {
+                e = evaluate(i);
+                if ((from + place + 1) % kTurn == 0) clipping = clips(grid_step(i));
+            }
+            if (team.lane == 0) {
+                shared.best[place] = e.best;
+                shared.lower[place] = e.lower;
+                shared.upper[place] = e.upper;
+                shared.clips[place] = clipping;
+            }
+            __syncthreads();
+            const double above = place > 0 ? shared.lower[place - 1] : above_lower;
+            above_lower = shared.lower[teams - 1];
             __syncthreads();
             if (threadIdx.x == 0) {
                 int32_t tried = 0;
                 bool stop = false;
-                for (; tried < threads && !stop; ++tried) {
-                    const int32_t turn = from + tried + 1, index = start - (from + tried) * spacing;
-                    if (index < kSmallestIndex) break;
+                for (; tried < teams && !stop; ++tried) {
+                    const int32_t turn = from + tried + 1;
+                    if (start - (from + tried) * spacing < kSmallestIndex) break;
                     if (turn == 1 || better(shared.best[tried], best)) best = shared.best[tried];
                     lowest = turn == 1 ? shared.lower[tried] : smaller(lowest, shared.lower[tried]);
-                    stop = turn % kTurn == 0 && exhausted(m, codes, grid_step(index), best.error);
+                    stop = turn % kTurn == 0 && shared.clips[tried] >= best.error;
                 }
                 shared.count = tried;
                 shared.stop = stop || start - (from + tried) * spacing < kSmallestIndex ? 1 : 0;
                 shared.best[0] = best;
-                shared.closed[0] = lowest;
+                shared.lower[0] = lowest;
             }
             __syncthreads();
             best = shared.best[0];
-            lowest = shared.closed[0];
-            const int32_t count = shared.count, place = from + static_cast<int32_t>(threadIdx.x);
-            if (intervals != nullptr && static_cast<int32_t>(threadIdx.x) < count && place > 0)
-                intervals[place - 1] = {i, spacing, e.lower, e.upper,
-                                        threadIdx.x > 0 ? shared.lower[threadIdx.x - 1] : above_lower};
-            above_lower = shared.lower[threads - 1];
+            lowest = shared.lower[0];
+            const int32_t count = shared.count;
             const bool stop = shared.stop != 0;
+            if (intervals != nullptr && team.lane == 0 && place < count && from + place > 0)
+                intervals[from + place - 1] = {i, spacing, e.lower, e.upper, above};
             __syncthreads();
             if (stop) return from + count - 1;
         }
@@ -108,13 +187,14 @@ struct BlockSearch {
         for (int32_t stage = 0; stage < kStages; ++stage) {
             const Stage s = refinement(stage);
             const int32_t center = best.index, steps = 2 * (s.radius / s.spacing) + 1;
-            const int32_t k = static_cast<int32_t>(threadIdx.x), i = center - s.radius + k * s.spacing;
-            const bool tried = k < steps && i >= kSmallestIndex && i != center;
-            shared.best[k] = tried ? evaluate(i).best : best;
+            const int32_t i = center - s.radius + place * s.spacing;
+            const bool tried = place < steps && i >= kSmallestIndex && i != center;
+            const Candidate own = tried ? evaluate(i).best : best;
+            if (team.lane == 0) shared.best[place] = own;
             __syncthreads();
             // One after another: of steps with the same codes, hence the same candidate, the first one tried
             // is the center of the next stage.
-            if (k == 0) {
+            if (threadIdx.x == 0) {
                 for (int32_t j = 0; j < steps; ++j)
                     if (better(shared.best[j], best)) best = shared.best[j];
                 shared.best[0] = best;
@@ -139,13 +219,15 @@ struct BlockSearch {
             double own_lowest = lowest, own_closed = closed;
             if (threadIdx.x == 0) shared.count = 0;
             __syncthreads();
-            for (int32_t k = static_cast<int32_t>(threadIdx.x); k < count;
-                 k += static_cast<int32_t>(blockDim.x)) {
+            for (int32_t k = place; k < count; k += teams) {
                 const Interval interval = open[k];
                 const double bound = interval.bound(m.all.square);
-                int32_t place = static_cast<int32_t>(kOpen);
-                if (bound < goal && interval.width > 1 && left > 0) place = atomicAdd(&shared.count, 2);
-                if (place + 2 > static_cast<int32_t>(kOpen)) {
+                int32_t at = static_cast<int32_t>(kOpen);
+                if (bound < goal && interval.width > 1 && left > 0) {
+                    if (team.lane == 0) at = atomicAdd(&shared.count, 2);
+                    at = team.from(at, 0);
+                }
+                if (at + 2 > static_cast<int32_t>(kOpen)) {
                     own_closed = smaller(own_closed, bound);
                     continue;
                 }
@@ -153,12 +235,14 @@ struct BlockSearch {
                 const Evaluation e = evaluate(middle);
                 if (better(e.best, own)) own = e.best;
                 own_lowest = smaller(own_lowest, e.lower);
-                next[place] = {interval.index, half, interval.lower_a, interval.upper_a, e.lower};
-                next[place + 1] = {middle, half, e.lower, e.upper, interval.lower_b};
+                if (team.lane == 0) {
+                    next[at] = {interval.index, half, interval.lower_a, interval.upper_a, e.lower};
+                    next[at + 1] = {middle, half, e.lower, e.upper, interval.lower_b};
+                }
             }
-            best = best_of(own, shared);
-            lowest = least_of(own_lowest, shared.lower);
-            closed = least_of(own_closed, shared.closed);
+            best = best_of(team, own, shared);
+            lowest = least_of(team, own_lowest, shared.lower);
+            closed = least_of(team, own_closed, shared.upper);
             count = shared.count < static_cast<int32_t>(kOpen) ? shared.count : static_cast<int32_t>(kOpen);
             left -= count / 2;
             Interval* const spent = open;
@@ -170,18 +254,13 @@ struct BlockSearch {
         return larger(0.0, smaller(smaller(lowest, closed), best.error) - slip);
     }
 
+    /// By every team alike.
     __device__ void polish() {
-        if (threadIdx.x == 0) {
-            for (int32_t i = 0; i < kPolishes; ++i) {
-                const Evaluation e = evaluate_step<kSlack>(m, codes, best.step, best.index);
-                if (!better(e.best, best)) break;
-                best = e.best;
-            }
-            shared.best[0] = best;
+        for (int32_t i = 0; i < kPolishes; ++i) {
+            const Evaluation e = evaluate_step<kSlack>(m, codes, best.step, best.index, team);
+            if (!better(e.best, best)) break;
+            best = e.best;
         }
-        __syncthreads();
-        best = shared.best[0];
-        __syncthreads();
     }
 };
 
@@ -216,7 +295,12 @@ __device__ Candidate search_short(const float* x, const Totals& all, Codes codes
             attempt(inverse);
         }
     }
-    return best_of(best, shared);
+    const Team team = Team::own();
+    for (int32_t width = kLanes / 2; width > 0; width /= 2) {
+        const Candidate other = team.from(best, team.lane ^ width);
+        if (better(other, best)) best = other;
+    }
+    return best_of(team, best, shared);
 }
 
 /// The squared error of a row, by the first warp; valid in thread 0.

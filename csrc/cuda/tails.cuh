@@ -8,6 +8,8 @@ namespace ribs::cuda {
 namespace {
 
 constexpr int kTailThreads = 256;
+constexpr int64_t kFetched = 8;
+static_assert(kSegment % kFetched == 0, "whole segments are fetched without a rest");
 
 /// Smallest, largest and sum of squares of every row, by one warp, in the lanes of scan_row on the CPU.
 __global__ void scan_kernel(SearchStepsParams p, Workspace work) {
@@ -55,11 +57,18 @@ __global__ void scan_kernel(SearchStepsParams p, Workspace work) {
 __device__ void suffix_sums(Tail* tails, int64_t entries) {
     const int64_t segments = (entries + kSegment - 1) / kSegment;
     for (int64_t segment = threadIdx.x; segment < segments; segment += blockDim.x) {
+        const int64_t first = segment * kSegment;
+        int64_t i = first + kSegment < entries ? first + kSegment : entries;
         Tail own = {0.0, 0.0};
-        for (int64_t i = (segment + 1) * kSegment < entries ? (segment + 1) * kSegment : entries;
-             i-- > segment * kSegment;) {
-            own = {own.count + tails[i].count, own.sum + tails[i].sum};
-            tails[i] = own;
+        const auto add = [&](const Tail& entry) {
+            own = {own.count + entry.count, own.sum + entry.sum};
+            tails[--i] = own;
+        };
+        while ((i - first) % kFetched != 0) add(tails[i - 1]);
+        while (i > first) {
+            Tail fetched[kFetched];  // all at once, so that their latency is waited for once
+            for (int64_t k = 0; k < kFetched; ++k) fetched[k] = tails[i - 1 - k];
+            for (int64_t k = 0; k < kFetched; ++k) add(fetched[k]);
         }
     }
     Tail* const carried = tails + entries;  // nothing in the end; even_kernel has no shared memory to spare
@@ -158,37 +167,44 @@ __global__ void octaves_kernel(SearchStepsParams p, Workspace work) {
     }
 }
 
-/// What is known of sketched rows as a whole; one thread a row.
+/// What is known of sketched rows as a whole; one thread of a block does all, on what the others have
+/// fetched.
 __global__ void state_kernel(SearchStepsParams p, Workspace work) {
-    for (int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; row < p.rows;
-         row += static_cast<int64_t>(gridDim.x) * blockDim.x) {
-        const RowExtremes e = work.extremes[row];
-        const float2 ends = ends_of(e);
-        const bool finite = ends.x == ends.x;
-        RowState state = {
-            {static_cast<double>(p.n), 0.0, static_cast<double>(ends.x), static_cast<double>(ends.y)},
-            !finite            ? 0
-            : ends.x == ends.y ? 1
-                               : 2,
-            1,
-            1};
-        if (!finite) atomicAdd(reinterpret_cast<unsigned long long*>(p.nonfinite), 1ull);
-        if (state.usable == 2) {
-            int64_t* const cells = reinterpret_cast<int64_t*>(work.squares + row * kSquareCells);
-            SquareCells{cells}.carry();
-            const OctaveSums* const sums = work.octaves + row * 2 * kOctaves;
-            double square = squares_total(cells);
-            for (int32_t octave = 0; octave < kOctaves; ++octave) {
-                for (int side = 0; side < 2; ++side)
-                    if (sums[side << 8 | octave].count > 0.0)
-                        square += sums[side << 8 | octave].square(octave);
+    __shared__ OctaveSums sums[2 * kOctaves];
+    __shared__ int64_t cells[kSquareCells];
+    for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
+        const int threads = static_cast<int>(blockDim.x), own = static_cast<int>(threadIdx.x);
+        for (int i = own; i < 2 * kOctaves; i += threads) sums[i] = work.octaves[row * 2 * kOctaves + i];
+        for (int i = own; i < kSquareCells; i += threads) cells[i] = work.squares[row * kSquareCells + i];
+        __syncthreads();
+        if (own == 0) {
+            const RowExtremes e = work.extremes[row];
+            const float2 ends = ends_of(e);
+            const bool finite = ends.x == ends.x;
+            RowState state = {
+                {static_cast<double>(p.n), 0.0, static_cast<double>(ends.x), static_cast<double>(ends.y)},
+                !finite            ? 0
+                : ends.x == ends.y ? 1
+                                   : 2,
+                1,
+                1};
+            if (!finite) atomicAdd(reinterpret_cast<unsigned long long*>(p.nonfinite), 1ull);
+            if (state.usable == 2) {
+                SquareCells{cells}.carry();
+                double square = squares_total(cells);
+                for (int32_t octave = 0; octave < kOctaves; ++octave) {
+                    for (int side = 0; side < 2; ++side)
+                        if (sums[side << 8 | octave].count > 0.0)
+                            square += sums[side << 8 | octave].square(octave);
+                }
+                const int32_t last = static_cast<int32_t>(e.largest >> kMantissaBits);
+                state.all.square = square;
+                state.last = last > 1 ? last : 1;
+                state.first = first_kept(sums, last, square);
             }
-            const int32_t last = static_cast<int32_t>(e.largest >> kMantissaBits);
-            state.all.square = square;
-            state.last = last > 1 ? last : 1;
-            state.first = first_kept(sums, last, square);
+            work.state[row] = state;
         }
-        work.state[row] = state;
+        __syncthreads();
     }
 }
 
