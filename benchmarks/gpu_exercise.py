@@ -68,6 +68,26 @@ def fake_quantize_backward(device: torch.device) -> None:
         for how, (grad_x, grad_step) in found.items():
             same(f"fake_quantize_backward {case}{how}", grad_x, want_x)
             same(f"fake_quantize_backward {case}{how}, of the step", grad_step, want_step, rtol=1e-5, atol=1e-5)
+    learned_steps(device)
+
+
+def learned_steps(device: torch.device) -> None:
+    """Steps below their floor, and channels turned around: one step for all of them, or one for each."""
+    for case, grad, x, (step, zero_point, *codes) in quantizations(device):
+        if codes[-1] is None or len(step) == 0:
+            continue
+        for count in (1, len(step)):
+            signs, floor = torch.randn(len(step)), torch.full((count,), 0.3)
+            rest = (step[:count] - 0.2, zero_point[:count], *codes)
+            learned = {"floor": floor, "signs": signs}
+            names, there = list(learned), on(device, (grad, x, *rest, floor, signs))
+            arguments, named = there[1:-2], dict(zip(names, there[-2:], strict=True))
+            wanted = twin.fake_quantize(x, *rest, **learned)
+            same(f"fake_quantize {case}, {count} learned", ops.fake_quantize(*arguments, **named), wanted)
+            want_x, want_step = twin.fake_quantize_backward(grad, x, *rest, **learned, scale=0.5)
+            grad_x, grad_step = ops.fake_quantize_backward(there[0], *arguments, **named, scale=0.5)
+            same(f"fake_quantize_backward {case}, {count} learned", grad_x, want_x)
+            same(f"{case}, {count} learned, of the step", grad_step, want_step, rtol=1e-5, atol=1e-5)
 
 
 def quantize(device: torch.device) -> None:

@@ -13,6 +13,15 @@ using Stream = void*;
 /// Of x, its gradient and outputs; the CPU takes float32 only. Steps and their gradients are always float32.
 enum class Element : int32_t { kFloat32, kFloat16, kBfloat16 };
 
+/// What learned steps need besides. floor: like step, the least that is used, or null. signs: [channels], or
+/// null: where one is negative, the result is the negative of that for -x. one_step: all channels have one
+/// step, zero point and floor.
+struct Learned {
+    const float* floor = nullptr;
+    const float* signs = nullptr;
+    bool one_step = false;
+};
+
 /// x and out are [outer, channels, inner] in memory order; per tensor, outer and channels are 1. `out` is
 /// like x and may be x itself, and `grad_x` may be grad or x. For quantize, `out` is apart and holds a byte a
 /// code.
@@ -24,9 +33,11 @@ struct FakeQuantizeParams {
     Element element;
     int64_t outer, channels, inner;
     int64_t qmin, qmax;
+    Learned learned = {};
 };
 
-/// As above; `partials` holds fake_quantize_partials() doubles of workspace, on CUDA only.
+/// As above; `partials` holds fake_quantize_partials() doubles of workspace, on CUDA only, and `grad_step` is
+/// multiplied by `scale`.
 struct FakeQuantizeBackwardParams {
     const void* grad;
     const void* x;
@@ -38,6 +49,8 @@ struct FakeQuantizeBackwardParams {
     Element element;
     int64_t outer, channels, inner;
     int64_t qmin, qmax;
+    Learned learned = {};
+    double scale = 1.0;
 };
 
 /// x and out are n elements in any order, apart; levels are 0..top, `steps` being `top` of them, or one where

@@ -29,7 +29,8 @@ void register_fake_quantize(py::module_& m) {
     m.def(
         "fake_quantize",
         [](uintptr_t x, uintptr_t step, uintptr_t zero_point, uintptr_t out, int32_t element, int64_t outer,
-           int64_t channels, int64_t inner, int64_t qmin, int64_t qmax, int threads, uintptr_t stream) {
+           int64_t channels, int64_t inner, int64_t qmin, int64_t qmax, uintptr_t floor, uintptr_t signs,
+           bool one_step, int threads, uintptr_t stream) {
             const FakeQuantizeParams p{pointer<const void>(x),
                                        pointer<const float>(step),
                                        pointer<const int32_t>(zero_point),
@@ -39,7 +40,8 @@ void register_fake_quantize(py::module_& m) {
                                        channels,
                                        inner,
                                        qmin,
-                                       qmax};
+                                       qmax,
+                                       {pointer<const float>(floor), pointer<const float>(signs), one_step}};
             threads > 0 ? cpu::fake_quantize(p, threads) : cuda::fake_quantize(p, pointer<void>(stream));
         },
         py::call_guard<py::gil_scoped_release>());
@@ -66,20 +68,24 @@ void register_fake_quantize(py::module_& m) {
         "fake_quantize_backward",
         [](uintptr_t grad, uintptr_t x, uintptr_t step, uintptr_t zero_point, uintptr_t grad_x,
            uintptr_t grad_step, uintptr_t partials, int32_t element, int64_t outer, int64_t channels,
-           int64_t inner, int64_t qmin, int64_t qmax, int threads, uintptr_t stream) {
-            const FakeQuantizeBackwardParams p{pointer<const void>(grad),
-                                               pointer<const void>(x),
-                                               pointer<const float>(step),
-                                               pointer<const int32_t>(zero_point),
-                                               pointer<void>(grad_x),
-                                               pointer<float>(grad_step),
-                                               pointer<double>(partials),
-                                               static_cast<Element>(element),
-                                               outer,
-                                               channels,
-                                               inner,
-                                               qmin,
-                                               qmax};
+           int64_t inner, int64_t qmin, int64_t qmax, uintptr_t floor, uintptr_t signs, bool one_step,
+           double scale, int threads, uintptr_t stream) {
+            const FakeQuantizeBackwardParams p{
+                pointer<const void>(grad),
+                pointer<const void>(x),
+                pointer<const float>(step),
+                pointer<const int32_t>(zero_point),
+                pointer<void>(grad_x),
+                pointer<float>(grad_step),
+                pointer<double>(partials),
+                static_cast<Element>(element),
+                outer,
+                channels,
+                inner,
+                qmin,
+                qmax,
+                {pointer<const float>(floor), pointer<const float>(signs), one_step},
+                scale};
             threads > 0 ? cpu::fake_quantize_backward(p, threads)
                         : cuda::fake_quantize_backward(p, pointer<void>(stream));
         },

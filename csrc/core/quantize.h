@@ -26,6 +26,21 @@ RIBS_HD Quantizer make_quantizer(float step, int32_t zero_point, int64_t qmin, i
     return {checked_step(step), static_cast<float>(qmin - zero_point), static_cast<float>(qmax - zero_point)};
 }
 
+/// The quantizer that gives for x the negative of what this gives for -x.
+RIBS_HD Quantizer turned(const Quantizer& q) {
+    return {q.step, -q.high, -q.low};
+}
+
+/// The quantizer of a channel. learned: the `Learned` of ops.h.
+template <class Params>
+RIBS_HD Quantizer learned_quantizer(const Params& p, int64_t channel) {
+    const int64_t c = p.learned.one_step ? 0 : channel;
+    float step = p.step[c];
+    if (p.learned.floor != nullptr && step < p.learned.floor[c]) step = p.learned.floor[c];  // NaN stays
+    const Quantizer q = make_quantizer(step, p.zero_point[c], p.qmin, p.qmax);
+    return p.learned.signs != nullptr && p.learned.signs[channel] < 0.0f ? turned(q) : q;
+}
+
 /// Clamps by comparison: fmin and fmax would turn NaN into a bound.
 RIBS_HD float clamp_code(float code, float low, float high) {
     const float raised = code < low ? low : code;

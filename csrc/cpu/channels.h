@@ -6,6 +6,7 @@
 #include "core/quantize.h"
 #include "cpu/parallel.h"
 #include "cpu/stream.h"
+#include "ops.h"
 
 // Memory is [outer, channels, inner]. Long rows are taken in pieces, each with one quantizer. Rows shorter
 // than kNarrow, as in channels-last memory, are taken as columns instead: [outer, channels * inner] with a
@@ -26,6 +27,12 @@ struct Columns {
 template <class Params>
 Quantizer quantizer(const Params& p, int64_t c) {
     return make_quantizer(p.step[c], p.zero_point[c], p.qmin, p.qmax);
+}
+inline Quantizer quantizer(const FakeQuantizeParams& p, int64_t c) {
+    return learned_quantizer(p, c);
+}
+inline Quantizer quantizer(const FakeQuantizeBackwardParams& p, int64_t c) {
+    return learned_quantizer(p, c);
 }
 
 /// Blocks of a row.

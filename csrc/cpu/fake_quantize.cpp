@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "core/quantize.h"
@@ -59,14 +60,16 @@ void backward_line(const float* __restrict grad, const float* __restrict x, floa
 }
 
 /// Adds partial sums [n, channels] up in order, so that threads do not matter.
-void sum_partials(const std::vector<double>& partials, int64_t channels, float* grad_step) {
-    std::vector<double> sums(partials.cbegin(), partials.cbegin() + channels);
+void sum_partials(const std::vector<double>& partials, const FakeQuantizeBackwardParams& p) {
+    std::vector<double> sums(partials.cbegin(), partials.cbegin() + p.channels);
     size_t c = 0;
-    for (auto partial = partials.cbegin() + channels; partial != partials.cend(); ++partial) {
+    for (auto partial = partials.cbegin() + p.channels; partial != partials.cend(); ++partial) {
         sums[c] += *partial;
         if (++c == sums.size()) c = 0;
     }
-    std::transform(sums.cbegin(), sums.cend(), grad_step, [](double sum) { return static_cast<float>(sum); });
+    if (p.learned.one_step) sums = {std::accumulate(sums.cbegin(), sums.cend(), 0.0)};
+    std::transform(sums.cbegin(), sums.cend(), p.grad_step,
+                   [&](double sum) { return static_cast<float>(sum * p.scale); });
 }
 
 /// The arrays of a backward pass.
@@ -96,7 +99,7 @@ void backward_rows(const FakeQuantizeBackwardParams& p, int threads) {
                 backward_row(a.grad + at, a.x + at, writer.place(a.grad_x + at), n, quantizer(p, c));
             writer.write(a.grad_x + at, n);
         });
-    sum_partials(partials, p.channels, p.grad_step);
+    sum_partials(partials, p);
 }
 
 void backward_columns(const FakeQuantizeBackwardParams& p, int threads) {
@@ -114,7 +117,7 @@ void backward_columns(const FakeQuantizeBackwardParams& p, int threads) {
         double* partial = partials.data() + group * p.channels;
         plan.for_channels(first, count, [&](int64_t c, int64_t channel) { partial[channel] += sums[c]; });
     });
-    sum_partials(partials, p.channels, p.grad_step);
+    sum_partials(partials, p);
 }
 
 }  // namespace

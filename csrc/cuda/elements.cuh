@@ -104,6 +104,12 @@ template <class Params>
 __device__ Quantizer quantizer(const Params& p, int64_t c) {
     return make_quantizer(p.step[c], p.zero_point[c], p.qmin, p.qmax);
 }
+__device__ inline Quantizer quantizer(const FakeQuantizeParams& p, int64_t c) {
+    return learned_quantizer(p, c);
+}
+__device__ inline Quantizer quantizer(const FakeQuantizeBackwardParams& p, int64_t c) {
+    return learned_quantizer(p, c);
+}
 
 /// Calls body with a value of the element type.
 template <class Body>

@@ -96,25 +96,27 @@ __global__ void backward_columns(FakeQuantizeBackwardParams p, Plan plan, int64_
 constexpr int kSumThreads = 1024;  // of a block that adds up all partial sums there are
 constexpr int kSumsAhead = 4;      // loads that do not wait for each other
 
-/// A block adds up the partial sums of a channel at a time: `parts` neighbours in every group.
+/// A block adds up the partial sums of a step at a time: all there are, or those of a channel, which are
+/// `parts` neighbours in every group.
 __global__ void __launch_bounds__(kSumThreads)
     sum_partials(FakeQuantizeBackwardParams p, int64_t groups, int64_t parts) {
     __shared__ double shared[kSumThreads];
-    // Of one channel all are neighbours, and many: no division for each.
-    const int64_t count = groups * parts, in_group = p.channels == 1 ? count : parts;
-    for (int64_t c = blockIdx.x; c < p.channels; c += gridDim.x) {
+    // Of one step all are neighbours, and many: no division for each.
+    const int64_t steps = p.learned.one_step ? 1 : p.channels, count = groups * parts * (p.channels / steps);
+    const int64_t in_group = steps == 1 ? count : parts;
+    for (int64_t c = blockIdx.x; c < steps; c += gridDim.x) {
         double sums[kSumsAhead] = {};
         for (int64_t i = threadIdx.x; i < count; i += kSumsAhead * static_cast<int64_t>(blockDim.x)) {
 #pragma unroll
             for (int k = 0; k < kSumsAhead; ++k) {
                 const int64_t j = i + k * static_cast<int64_t>(blockDim.x);
                 if (j >= count) continue;
-                const int64_t group = p.channels == 1 ? 0 : j / in_group;
-                sums[k] += p.partials[(group * p.channels + c) * in_group + (j - group * in_group)];
+                const int64_t group = steps == 1 ? 0 : j / in_group;
+                sums[k] += p.partials[(group * steps + c) * in_group + (j - group * in_group)];
             }
         }
         const double total = block_sum((sums[0] + sums[1]) + (sums[2] + sums[3]), shared);
-        if (threadIdx.x == 0) p.grad_step[c] = static_cast<float>(total);
+        if (threadIdx.x == 0) p.grad_step[c] = static_cast<float>(total * p.scale);
         __syncthreads();
     }
 }
@@ -145,8 +147,9 @@ void fake_quantize_backward(const FakeQuantizeBackwardParams& p, Stream stream) 
         else
             launch<T, 1>(p, plan, stream);
     });
-    const int threads = p.channels == 1 ? kSumThreads : kThreads;
-    sum_partials<<<blocks(p.channels, 1), threads, 0, handle(stream)>>>(p, plan.groups(), plan.parts());
+    const int64_t steps = p.learned.one_step ? 1 : p.channels;
+    const int threads = steps == 1 ? kSumThreads : kThreads;
+    sum_partials<<<blocks(steps, 1), threads, 0, handle(stream)>>>(p, plan.groups(), plan.parts());
     check_launch("fake_quantize_backward");
 }
 

@@ -1,6 +1,8 @@
 """`ribs qat`: from images to a trained network, by a budget, by bits, and by a saved result."""
 
+import argparse
 import json
+from dataclasses import fields
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 import ribs
+from ribs.cli.commands.qat import add_flags
 from ribs.cli.evaluate import evaluate, labelled_images
 from ribs.cli.main import main
 
@@ -76,10 +79,29 @@ def test_given_bits_a_teacher_and_an_optimizer_of_timm(folder, capsys):
     torch.save({"state_dict": __import__("qat_net_module").net(1).state_dict()}, "teacher.pt")
     options = ["--teacher", "qat_net_module:teacher", "--teacher-checkpoint", "teacher.pt", "--optimizer", "adamw"]
     numbers = found(
-        capsys, "--at", "4/8", *options, "--epochs", "2", "--augment", "rand-m3", "--ema", "0.5", "--progressive", "8"
+        capsys,
+        "--at",
+        "4/8",
+        *options,
+        "--epochs",
+        "2",
+        "--augment",
+        "rand-m3",
+        "--ema",
+        "0.5",
+        "--progressive",
+        "8",
+        "--features",
+        "2,4=4",
     )
     assert set(map(tuple, numbers["result"]["bits"].values())) == {(4, 8)}
     assert [each["number"] for each in numbers["history"]] == [0, 1]
+
+
+def test_every_fact_of_training_has_a_flag():
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    assert {each.name for each in fields(ribs.qat.Training)} <= {action.dest for action in parser._actions}
 
 
 def test_what_is_refused(folder, capsys):
@@ -90,6 +112,12 @@ def test_what_is_refused(folder, capsys):
         ("--at", "4", "--data", "nowhere"): "is no folder",
         ("--at", "bits.txt"): "is no table of bits",
         ("--at", "4", "--lr", "-1"): "lr=-1.0 is not supported",
+        (
+            "--at",
+            "4",
+            "--features",
+            "2,4=3",
+        ): "features=(('2', '2'), ('4', '3')) are those of a teacher, and there is none",
     }
     for arguments, message in cases.items():
         assert main([*QAT, *arguments]) == 2

@@ -35,6 +35,7 @@ LINK = re.compile(r"\]\(((?!https?:)[^)\s]+)\)")
 # What a block imports, and the package that it needs. Nothing that the extra `test` has belongs here.
 OPTIONAL = {
     "executorch": "executorch",
+    "lightning": "lightning",
     "openvino": "openvino",
     "ribs.io.linears.torchao_model": "torchao",
     "torch.utils.tensorboard": "tensorboard",
@@ -142,6 +143,7 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.filterwarnings(r"ignore:\[ribs\] [\d,]+ MACs stay in float")  # what is skipped
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore::UserWarning:lightning")  # Lightning's own
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_blocks_run(page, small):
     namespace = given()

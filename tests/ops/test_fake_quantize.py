@@ -84,6 +84,34 @@ def test_gradients_are_those_of_eager_lsq(layout: str, axis: int | None, device:
     torch.testing.assert_close(got[1], want[1], rtol=1e-4, atol=1e-4)
 
 
+def learned(x: torch.Tensor, one: bool) -> tuple[list, dict]:
+    """Steps of which some are below their floor, for channels of which some are turned around."""
+    count = 1 if one else x.shape[1]
+    step, zero_point = torch.rand(count) * 0.3 - 0.05, torch.full((count,), 3, dtype=torch.int32)
+    named = {"floor": torch.full((count,), 0.06), "signs": torch.randn(x.shape[1])}
+    return [step.to(x.device), zero_point.to(x.device), 0, 15, 1], {k: v.to(x.device) for k, v in named.items()}
+
+
+@pytest.mark.parametrize("one", [False, True], ids=["steps", "step"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided", "many_columns", "one_channel"])
+def test_floors_signs_and_scale_are_what_they_are_defined_by(layout: str, one: bool, device: torch.device) -> None:
+    x = LAYOUTS[layout]().to(device)
+    grad, (rest, named), channels = torch.randn_like(x), learned(x, one), x.shape[1]
+    sign = torch.where(named["signs"] < 0, -1.0, 1.0).reshape(-1, 1, 1)
+    used = [
+        torch.maximum(rest[0], named["floor"]).repeat(channels // len(rest[0])),
+        rest[1].repeat(channels)[:channels],
+    ]
+    assert torch.equal(ops.fake_quantize(x, *rest, **named), ops.fake_quantize(x * sign, *used, 0, 15, 1) * sign)
+    same_bits(ops.fake_quantize(x, *rest, **named), twin.fake_quantize(x, *rest, **named))
+    found = ops.fake_quantize_backward(grad, x, *rest, **named, scale=0.125)
+    grad_x, grad_step = ops.fake_quantize_backward(grad * sign, x * sign, *used, 0, 15, 1)
+    wanted = grad_x * sign, (grad_step.sum()[None] if one else grad_step) / 8
+    for want in (wanted, twin.fake_quantize_backward(grad, x, *rest, **named, scale=0.125)):
+        assert torch.equal(found[0], want[0])
+        torch.testing.assert_close(found[1], want[1], rtol=1e-5, atol=1e-6)
+
+
 def test_float64_runs_and_differentiates() -> None:
     x = torch.randn(50, dtype=torch.float64, requires_grad=True)
     step = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
@@ -117,6 +145,9 @@ def test_opcheck(layout: str, axis: int | None, device: torch.device) -> None:
     torch.library.opcheck(torch.ops.ribs.fake_quantize.default, arguments)
     backward = (torch.randn_like(x), x.detach(), step.detach(), *arguments[2:])
     torch.library.opcheck(torch.ops.ribs.fake_quantize_backward.default, backward)
+    rest, named = learned(x, axis is None)
+    arguments = (x, rest[0].requires_grad_(), *rest[1:], *named.values(), 0.5)
+    torch.library.opcheck(torch.ops.ribs.fake_quantize.default, arguments)
 
 
 class Layer(torch.nn.Module):
@@ -179,6 +210,27 @@ REFUSED = {
     "step_nan": (X, ONE * math.nan, ZERO, 0, 3, None, ValueError, "step=nan is not supported"),
     "step_inf": (X, ONE * math.inf, ZERO, 0, 3, None, ValueError, "step=inf is not supported"),
 }
+
+
+LEARNED_REFUSED = {
+    "signs without an axis": (
+        None,
+        {"signs": torch.ones(3)},
+        r"signs shape=\[3\] does not fit axis=None; give one for",
+    ),
+    "signs of others": (1, {"signs": torch.ones(2)}, r"signs shape=\[2\] does not fit axis=1"),
+    "floor of others": (None, {"floor": torch.ones(3)}, r"floor shape=\[3\] does not fit axis=None"),
+    "floor": (None, {"floor": ONE * -1}, r"step=-1.0 is not supported; every step must be positive"),
+}
+
+
+@pytest.mark.parametrize("case", LEARNED_REFUSED.values(), ids=LEARNED_REFUSED)
+def test_refuses_what_does_not_go_with_learned_steps(case: tuple) -> None:
+    axis, named, message = case
+    with pytest.raises(ValueError, match=r"\[fake_quantize\] " + message):
+        ops.fake_quantize(X, ONE * -2, ZERO, 0, 3, axis, **named)
+    with pytest.raises(TypeError, match=r"floor dtype=torch.float64 is not supported"):
+        ops.fake_quantize(X, ONE, ZERO, 0, 3, floor=ONE.double())
 
 
 @pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)

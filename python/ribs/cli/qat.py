@@ -140,13 +140,24 @@ def _facts(arguments: argparse.Namespace) -> Training:
         label_smoothing=arguments.label_smoothing,
         distillation=arguments.distillation,
         temperature=arguments.temperature,
+        features=_features(arguments.features),
+        feature_weight=arguments.feature_weight,
         ema=arguments.ema,
         progressive=tuple(read_bits("--progressive", arguments.progressive)) if arguments.progressive else (),
         dampening=arguments.dampening,
         freezing=arguments.freezing,
         clip=arguments.clip,
+        most_skipped=arguments.most_skipped,
         seed=arguments.seed,
     )
+
+
+def _features(text: str | None) -> tuple[tuple[str, str], ...]:
+    """Pairs of names; one without "=" is that of both."""
+    if text is None:
+        return ()
+    pairs = [name.partition("=") for name in text.split(",")]
+    return tuple((own, other or own) for own, _, other in pairs)
 
 
 def _optimizer(arguments: argparse.Namespace, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -5,10 +5,10 @@ from ribs.ops.build import build_info
 from ribs.ops.codes import quantize
 from ribs.ops.cost import config_cost
 from ribs.ops.drop import drop
+from ribs.ops.fake_quantize import fake_quantize, fake_quantize_backward
 from ribs.ops.level_search import search_levels, search_log_sqrt2
 from ribs.ops.levels import fake_quantize_log_sqrt2, fake_quantize_nonuniform
 from ribs.ops.packing import pack_bits, unpack_bits
-from ribs.ops.quantize import fake_quantize, fake_quantize_backward
 from ribs.ops.rounding import soft_round
 from ribs.ops.sketch import Sketch
 from ribs.ops.steps import search_steps, sketch

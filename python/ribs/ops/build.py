@@ -7,6 +7,7 @@ import torch
 
 from ribs import _core
 
+_NOTHING = nullcontext()
 HAS_CUDA: bool = _core.build_info()["cuda"]
 
 
@@ -27,10 +28,17 @@ def is_native(device: torch.device) -> bool:
 def place(device: torch.device) -> tuple[int, int]:
     """Give the last two arguments of a native call: CPU threads (0 on CUDA) and the current CUDA stream."""
     if device.type == "cuda":
-        return 0, torch.cuda.current_stream(device).cuda_stream
+        # What torch.cuda.current_stream makes an object of, and triton takes as well.
+        return 0, torch._C._cuda_getCurrentRawStream(_index(device))
     return torch.get_num_threads(), 0
 
 
 def on(device: torch.device) -> AbstractContextManager[Any]:
     """Make a CUDA device the current one, as kernel launches need; nothing for the CPU."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    if device.type != "cuda" or _index(device) == torch.cuda.current_device():
+        return _NOTHING
+    return torch.cuda.device(device)
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index

@@ -11,6 +11,7 @@ from ribs.ops.sketch import BINS, CELLS, OCTAVES, RESIDUAL_BITS, Sketch
 
 MAX_CODE = 65536
 HALF = (torch.float16, torch.bfloat16)
+ONE: tuple[tuple[int, ...], ...] = ((), (1,))  # shapes of one number
 
 
 def dtype(op: str, name: str, value: Tensor, *allowed: torch.dtype, hint: str) -> None:
@@ -27,22 +28,56 @@ def axis(op: str, x: Tensor, value: int | None) -> None:
         raise ValueError(f"[{op}] axis={value} is out of range for x of shape {tuple(x.shape)}; use {have}")
 
 
-def quantizer(op: str, x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis_: int | None) -> None:
-    """Refuse dtypes, shapes, devices and codes that do not make a quantizer of x."""
-    _elements(op, x, "step", step)
-    dtype(op, "zero_point", zero_point, torch.int32, hint="convert it with .to(torch.int32)")
-    axis(op, x, axis_)
-    want = [(), (1,)] if axis_ is None else [(x.shape[axis_],)]
-    for name, value in (("step", step), ("zero_point", zero_point)):
-        if tuple(value.shape) not in want:
+def quantizer(
+    op: str,
+    x: Tensor,
+    step: Tensor,
+    zero_point: Tensor,
+    qmin: int,
+    qmax: int,
+    axis_: int | None = None,
+    floor: Tensor | None = None,
+    signs: Tensor | None = None,
+) -> None:
+    """Refuse dtypes, shapes, devices and codes that do not make a quantizer of x.
+
+    This is done twice for every tensor of a training step, so that it looks first and words messages after.
+    """
+    if not x.dtype == step.dtype == torch.float32:
+        _elements(op, x, "step", step)
+    if zero_point.dtype != torch.int32:
+        dtype(op, "zero_point", zero_point, torch.int32, hint="convert it with .to(torch.int32)")
+    if axis_ is not None:
+        axis(op, x, axis_)
+    device, shapes = x.device, ONE
+    if axis_ is not None and (signs is None or step.numel() != 1):
+        shapes = ((x.shape[axis_],),)
+    for name, value in (("step", step), ("zero_point", zero_point), ("floor", floor)):
+        if value is None:
+            continue
+        if value.shape not in shapes:
             allowed = "a scalar or [1] without an axis" if axis_ is None else f"[{x.shape[axis_]}]"
             raise ValueError(f"[{op}] {name} shape={list(value.shape)} does not fit axis={axis_}; it must be {allowed}")
-        _beside(op, x, name, value)
+        if value.device != device:
+            _beside(op, x, name, value)
+    if floor is not None and floor.dtype != step.dtype:
+        dtype(op, "floor", floor, step.dtype, hint=f"convert it with .to({step.dtype})")
+    if signs is not None:
+        _channels(op, x, axis_, step, signs)
     if not -MAX_CODE <= qmin <= qmax <= MAX_CODE:
         raise ValueError(
             f"[{op}] qmin={qmin}, qmax={qmax} is not supported; "
             f"they must satisfy -{MAX_CODE} <= qmin <= qmax <= {MAX_CODE}"
         )
+
+
+def _channels(op: str, x: Tensor, axis_: int | None, step: Tensor, signs: Tensor) -> None:
+    """Refuse signs that are not those of channels."""
+    if signs.dtype != step.dtype:
+        dtype(op, "signs", signs, step.dtype, hint=f"convert them with .to({step.dtype})")
+    if axis_ is None or tuple(signs.shape) != (x.shape[axis_],):
+        raise ValueError(f"[{op}] signs shape={list(signs.shape)} does not fit axis={axis_}; give one for each index")
+    _beside(op, x, "signs", signs)
 
 
 def _elements(op: str, x: Tensor, name: str, step: Tensor) -> None:
@@ -75,10 +110,12 @@ def levels(op: str, x: Tensor, steps: Tensor, bits: int | None = None) -> None:
     _beside(op, x, name, steps)
 
 
-def positive_step(op: str, step: Tensor, name: str = "step") -> None:
+def positive_step(op: str, step: Tensor, name: str = "step", *, floor: Tensor | None = None) -> None:
     """Refuse a step that is not positive and finite; reads the value, so for CPU tensors only."""
     if step.numel() == 0:
         return
+    if floor is not None:
+        step = torch.maximum(step.detach(), floor)
     if step.numel() == 1:  # in the time of one read, since this is done for every tensor of a forward pass
         low = high = step.item()
     else:
@@ -260,38 +297,3 @@ def cost_range(op: str, bits: Tensor, macs: Tensor, weights: Tensor) -> None:
                 f"[{op}] {len(value)} layers of {name} at up to {widest} bits cost up to {total}, "
                 f"more than int64 holds; count in larger units"
             )
-
-
-def packing(op: str, name: str, value: Tensor, bits: int, align: int) -> None:
-    """Refuse tensors, bit-widths and alignments that bit packing does not have."""
-    dtype(op, name, value, torch.uint8, hint="convert it with .to(torch.uint8)")
-    if value.dim() == 0:
-        raise ValueError(f"[{op}] {name} shape=[] is not supported; it must have at least one dimension")
-    bit_widths(op, [bits])
-    if isinstance(align, bool) or not isinstance(align, int) or align < 1:
-        raise ValueError(f"[{op}] align={align!r} is not supported; it must be an int of at least 1, in bytes")
-
-
-def codes_fit(op: str, codes: Tensor, bits: int, first: int | None) -> None:
-    """Refuse codes that do not fit into their bits, given the flat index of the first such code."""
-    if first is not None:
-        index: list[int] = []
-        for size in reversed(codes.shape):
-            first, at = divmod(first, size)
-            index.insert(0, at)
-        value = int(codes[tuple(index)])
-        raise ValueError(f"[{op}] codes{index}={value} is not supported; codes of {bits} bits are 0..{2**bits - 1}")
-
-
-def row_length(op: str, packed: Tensor, n: int, want: int) -> None:
-    """Refuse packed rows that n codes would not make."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-        raise ValueError(f"[{op}] n={n!r} is not supported; it must be an int of at least 0")
-    if packed.shape[-1] != want:
-        raise ValueError(f"[{op}] packed shape={list(packed.shape)} does not fit n={n}; rows must have {want} bytes")
-
-
-def padding(op: str, packed: Tensor, first: int | None) -> None:
-    """Refuse bits after the last code of a row, given the first such row."""
-    if first is not None:
-        raise ValueError(f"[{op}] row={first} of packed has bits set after its last code; they must be zero")

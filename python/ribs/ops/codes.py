@@ -7,7 +7,7 @@ from ribs import _core
 from ribs.ops import check, twin
 from ribs.ops.build import on, place
 from ribs.ops.layout import dense, memory_order, split, written
-from ribs.ops.quantize import ELEMENTS, in_torch
+from ribs.ops.native import ELEMENTS, in_torch
 
 _OP = "quantize"
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from ribs import _core
 from ribs.ops import check, soft_twin
 from ribs.ops.build import is_native, on, place
+from ribs.ops.fake_quantize import library
 from ribs.ops.layout import dense, same_layout
-from ribs.ops.quantize import library
 
 _OP = "drop"
 _ARGUMENTS = "Tensor x, Tensor step, Tensor zero_point, int qmin, int qmax, float keep, int seed"

@@ -9,7 +9,7 @@ from ribs import _core
 from ribs.ops import check, twin_levels
 from ribs.ops.build import on, place
 from ribs.ops.layout import dense, same_layout
-from ribs.ops.quantize import ELEMENTS, in_torch
+from ribs.ops.native import ELEMENTS, in_torch
 
 _NONUNIFORM = "fake_quantize_nonuniform"
 _LOG_SQRT2 = "fake_quantize_log_sqrt2"

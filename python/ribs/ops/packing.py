@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ribs import _core
-from ribs.ops import check, twin
+from ribs.ops import check_packing, twin
 from ribs.ops.build import is_native, on, place
 from ribs.ops.twin import row_bytes
 
@@ -32,13 +32,15 @@ def pack_bits(codes: Tensor, bits: int, *, align: int = 1) -> Tensor:
         ValueError: bits or align is out of range, codes has no dimension, or a code does not fit. To find such
             a code waits for the device.
     """
-    check.packing("pack_bits", "codes", codes, bits, align)
+    check_packing.packing("pack_bits", "codes", codes, bits, align)
     if not is_native(codes.device):
         return twin.pack_bits(codes, bits, align=align)
     n = codes.shape[-1]
     source = codes.contiguous()
     packed = torch.empty(*codes.shape[:-1], row_bytes(n, bits, align), dtype=torch.uint8, device=codes.device)
-    check.codes_fit("pack_bits", codes, bits, _run(_core.pack_bits, source, packed, (n, packed.shape[-1]), bits))
+    check_packing.codes_fit(
+        "pack_bits", codes, bits, _run(_core.pack_bits, source, packed, (n, packed.shape[-1]), bits)
+    )
     return packed
 
 
@@ -58,13 +60,13 @@ def unpack_bits(packed: Tensor, bits: int, n: int, *, align: int = 1) -> Tensor:
         ValueError: bits, n or align is out of range, packed has no dimension or rows of another length, or
             there are bits set after the last code of a row. To find those waits for the device.
     """
-    check.packing("unpack_bits", "packed", packed, bits, align)
-    check.row_length("unpack_bits", packed, n, row_bytes(n, bits, align))
+    check_packing.packing("unpack_bits", "packed", packed, bits, align)
+    check_packing.row_length("unpack_bits", packed, n, row_bytes(n, bits, align))
     if not is_native(packed.device):
         return twin.unpack_bits(packed, bits, n, align=align)
     codes = torch.empty(*packed.shape[:-1], n, dtype=torch.uint8, device=packed.device)
     source = packed.contiguous()
-    check.padding("unpack_bits", packed, _run(_core.unpack_bits, source, codes, (n, packed.shape[-1]), bits))
+    check_packing.padding("unpack_bits", packed, _run(_core.unpack_bits, source, codes, (n, packed.shape[-1]), bits))
     return codes
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from ribs import _core
 from ribs.ops import check, soft_twin
 from ribs.ops.build import is_native, on, place
+from ribs.ops.fake_quantize import library
 from ribs.ops.layout import dense, memory_order, same_layout, split
-from ribs.ops.quantize import library
 
 _OP = "soft_round"
 _ARGUMENTS = "Tensor weight, Tensor alpha, Tensor step, Tensor zero_point, int qmin, int qmax, int? axis, float beta"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ribs.ops import check
+from ribs.ops import check, check_packing
 from ribs.ops.sketch import BINS, CELLS, OCTAVES, RESIDUAL_BITS, Sketch, carried
 from ribs.ops.twin_levels import fake_quantize_log_sqrt2 as fake_quantize_log_sqrt2
 from ribs.ops.twin_levels import fake_quantize_nonuniform as fake_quantize_nonuniform
@@ -33,9 +33,18 @@ class ConfigCost(NamedTuple):
     weight_bits: Tensor
 
 
-def fake_quantize(x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None = None) -> Tensor:
+def fake_quantize(
+    x: Tensor,
+    step: Tensor,
+    zero_point: Tensor,
+    qmin: int,
+    qmax: int,
+    axis: int | None = None,
+    floor: Tensor | None = None,
+    signs: Tensor | None = None,
+) -> Tensor:
     """Round x to the values a quantizer can represent; see `ribs.ops.fake_quantize`."""
-    u, step, low, high = relative(x, step, zero_point, qmin, qmax, axis)
+    u, step, low, high = relative(x, step, zero_point, qmin, qmax, axis, floor, signs)
     # An integer code has no negative zero; adding +0 removes it. clamp keeps NaN.
     return ((u.round().clamp(low, high) + 0.0) * step).to(x.dtype)
 
@@ -58,31 +67,46 @@ def fake_quantize_backward(
     qmin: int,
     qmax: int,
     axis: int | None = None,
+    floor: Tensor | None = None,
+    signs: Tensor | None = None,
+    scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Give the LSQ gradients of x and the step."""
-    u, _, low, high = relative(x, step, zero_point, qmin, qmax, axis)
+    u, _, low, high = relative(x, step, zero_point, qmin, qmax, axis, floor, signs)
     code = u.round().clamp(low, high)
     outside = (u < low) | (u > high)
     grad_x = torch.where((u >= low) & (u <= high), grad, 0.0)
     share = widest(grad) * widest(torch.where(outside, code, code - u))
-    dims = [d for d in range(x.dim()) if axis is None or d != axis % x.dim()]
-    total = share.sum(dims) if dims else share
+    dims = [d for d in range(x.dim()) if axis is None or step.numel() == 1 or d != axis % x.dim()]
+    total = (share.sum(dims) if dims else share) * scale
     out = torch.empty_like(x).copy_(grad_x)
     return out, total.to(step.dtype).reshape(step.shape)
 
 
 def relative(
-    x: Tensor, step: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None
+    x: Tensor,
+    step: Tensor,
+    zero_point: Tensor,
+    qmin: int,
+    qmax: int,
+    axis: int | None,
+    floor: Tensor | None = None,
+    signs: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Give x / step, the step, and the range of codes relative to the zero point, shaped to broadcast."""
     shape = [1] * x.dim()
     if axis is not None:
         shape[axis] = -1
     x = x.float() if x.dtype in check.HALF else x
+    step = step if floor is None else torch.maximum(step, floor)
     valid = (step > 0) & (step < torch.inf)
     step = torch.where(valid, step, torch.nan).reshape(shape)
     zero_point = zero_point.reshape(shape)
-    return x / step, step, (qmin - zero_point).to(x.dtype), (qmax - zero_point).to(x.dtype)
+    low, high = (qmin - zero_point).to(x.dtype), (qmax - zero_point).to(x.dtype)
+    if signs is not None:  # minus what -x is rounded to has the range turned around
+        negative = signs.reshape(shape) < 0
+        low, high = torch.where(negative, -high, low), torch.where(negative, -low, high)
+    return x / step, step, low, high
 
 
 def widest(x: Tensor) -> Tensor:
@@ -196,8 +220,8 @@ def config_cost(bits: Tensor, macs: Tensor, weights: Tensor) -> ConfigCost:
 
 def pack_bits(codes: Tensor, bits: int, *, align: int = 1) -> Tensor:
     """Pack codes of a few bits into bytes; see `ribs.ops.pack_bits`."""
-    check.packing("pack_bits", "codes", codes, bits, align)
-    check.codes_fit("pack_bits", codes, bits, first_at(codes.int() >= 2**bits))
+    check_packing.packing("pack_bits", "codes", codes, bits, align)
+    check_packing.codes_fit("pack_bits", codes, bits, first_at(codes.int() >= 2**bits))
     stream = (codes[..., None] >> torch.arange(bits, device=codes.device) & 1).flatten(-2)
     stream = torch.nn.functional.pad(stream, (0, 8 * row_bytes(codes.shape[-1], bits, align) - stream.shape[-1]))
     powers = 1 << torch.arange(8, device=codes.device)
@@ -207,10 +231,10 @@ def pack_bits(codes: Tensor, bits: int, *, align: int = 1) -> Tensor:
 
 def unpack_bits(packed: Tensor, bits: int, n: int, *, align: int = 1) -> Tensor:
     """Unpack codes of a few bits from bytes; see `ribs.ops.unpack_bits`."""
-    check.packing("unpack_bits", "packed", packed, bits, align)
-    check.row_length("unpack_bits", packed, n, row_bytes(n, bits, align))
+    check_packing.packing("unpack_bits", "packed", packed, bits, align)
+    check_packing.row_length("unpack_bits", packed, n, row_bytes(n, bits, align))
     stream = (packed[..., None] >> torch.arange(8, device=packed.device) & 1).flatten(-2)
-    check.padding("unpack_bits", packed, first_at(stream[..., n * bits :].any(-1)))
+    check_packing.padding("unpack_bits", packed, first_at(stream[..., n * bits :].any(-1)))
     powers = 1 << torch.arange(bits, device=packed.device)
     codes: Tensor = (stream[..., : n * bits].unflatten(-1, (n, bits)) * powers).sum(-1)
     return codes.to(torch.uint8)

@@ -57,6 +57,7 @@ def prepare(
     bits: a `Result`, of which only the bits, the units and the recipe are used, or as for `ribs.quantize`.
     method: "lsq"; "lsq+", which learns the zero points of activations too; or, to compare with, "pact", where steps of
         activations learn of clipped values alone (`ribs.qat.rivals.pact`).
+        All learn every step of softmax outputs whose levels the recipe makes uneven, as nuLSQ does.
     per_channel: give each output channel of weights a step of its own; by default there is one for a layer, as in LSQ.
     units, recipe, skip: as for `ribs.search`; those of a result are its own.
 

@@ -93,11 +93,14 @@ class LearnedWeights(Learned):
 
     def rounded(self, x: Tensor) -> Tensor:
         features = x.numel() if self.axis is None else x.numel() // x.shape[self.axis]
-        step, zero_point = learned(self.step, self.floor, self.scale(features))[0], self.zero_point[0]
-        sign = self._sign(x)
-        if sign is None:
-            return ops.fake_quantize(x, step, zero_point, *self.range, self.axis)
-        return ops.fake_quantize(x * sign, step, zero_point, *self.range, self.axis) * sign
+        signs = self._signs
+        # As [1] or [channels], by views, whose gradients copy nothing.
+        parts = self.step, self.zero_point, self.floor
+        step, zero_point, floor = parts if self.axis is None else (each.view(-1) for each in parts)
+        axis = self.axis if signs is None else self.channel_axis
+        return ops.fake_quantize(
+            x, step, zero_point, *self.range, axis, floor=floor, signs=signs, scale=self.scale(features)
+        )
 
     def steps(self, weight: Tensor) -> Tensor:
         """Those of the weights, to be multiplied with them."""
@@ -113,14 +116,16 @@ class LearnedWeights(Learned):
     def limits(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The least and the largest value that weights are rounded to."""
         low, high = (each * self.steps(weight) for each in self.range)
-        sign = self._sign(weight)
-        return (low, high) if sign is None else (torch.where(sign < 0, -high, low), torch.where(sign < 0, -low, high))
+        if self._signs is None:
+            return low, high
+        turned = self._signs.reshape(_along(self.channel_axis, weight)) < 0
+        return torch.where(turned, -high, low), torch.where(turned, -low, high)
 
-    def _sign(self, weight: Tensor) -> Tensor | None:
-        if self.norm is None or self.norm.weight is None:
-            return None
-        sign = torch.where(self.norm.weight.detach() < 0, -1.0, 1.0)
-        return sign.to(weight.dtype).reshape(_along(self.channel_axis, weight))
+    @property
+    def _signs(self) -> Tensor | None:
+        """A number for each channel, negative where folding the norm turns its sign."""
+        norm = self._norm[0]
+        return None if norm is None else norm.weight
 
     def fixed_for(self, weight: Tensor) -> FakeQuantizer:
         """The quantizer of these weights once the norm is folded into them, with a step for each channel."""
@@ -174,13 +179,14 @@ class LearnedActivations(Learned):
         if in_float32(x):
             return self.rounded(x.float()).to(x.dtype)
         scale = self.scale(x.numel() // max(len(x), 1))  # the features of a sample, whatever the batch
-        step, zero_point = learned(self.step, self.floor, scale)[0], self.present[1]
+        step, floor = self.step, self.floor
         if self.offset is None:
-            return ops.fake_quantize(x, step, zero_point, *self.range)
+            return ops.fake_quantize(x, step, self.zero_point, *self.range, floor=floor, scale=scale)
+        zero_point = self.present[1]
         # Zero, with the gradients of LSQ+ for what is out of range: 1 of the offset, and of the step what the offset,
         # a number of steps in fake_quantize, adds to the code.
-        moved = (self.offset - self.offset.detach())[0] * scale + (step - step.detach()) * zero_point
-        return ops.fake_quantize(x - moved, step, zero_point, *self.range) + moved
+        moved = ((self.offset - self.offset.detach()) + (step - step.detach()) * zero_point) * scale
+        return ops.fake_quantize(x - moved, step, zero_point[None], *self.range, floor=floor, scale=scale) + moved
 
     def fixed(self) -> FakeQuantizer:
         """The same quantizer, with what was learned."""

@@ -102,6 +102,9 @@ struct Case {
     Shape shape;
     std::vector<float> x, grad, step;
     std::vector<int32_t> zero_point;
+    std::vector<float> floor, signs;
+    Learned learned;
+    double scale = 1.0;
 
     Case(const Shape& shape_, bool hostile) : shape(shape_) {
         std::mt19937 random(7);
@@ -113,14 +116,26 @@ struct Case {
         }
         if (hostile) step[step.size() / 2] = shape.channels % 2 == 0 ? 0.0f : 1e-40f;
     }
+    /// Some steps below their floor, some channels turned around; one step for all, or one for each.
+    void learn(bool one_step) {
+        for (size_t c = 0; c < step.size(); ++c) {
+            floor.push_back(c % 2 == 0 ? 0.2f : 0.01f);
+            signs.push_back(c % 3 == 1 ? -0.5f : c % 3 == 2 ? -0.0f : 2.0f);
+        }
+        if (one_step) step.resize(1), zero_point.resize(1), floor.resize(1);
+        learned = {floor.data(), signs.data(), one_step};
+        scale = 0.125;
+    }
     FakeQuantizeParams forward(const void* from, void* to, Element element) const {
         return {from,        step.data(),    zero_point.data(), to, element,
-                shape.outer, shape.channels, shape.inner,       0,  15};
+                shape.outer, shape.channels, shape.inner,       0,  15,
+                learned};
     }
     FakeQuantizeBackwardParams backward(const void* of_out, const void* of, void* grad_x, float* grad_step,
                                         double* partials, Element element) const {
-        return {of_out,  of,          step.data(),    zero_point.data(), grad_x, grad_step, partials,
-                element, shape.outer, shape.channels, shape.inner,       0,      15};
+        return {of_out,      of,       step.data(), zero_point.data(), grad_x,
+                grad_step,   partials, element,     shape.outer,       shape.channels,
+                shape.inner, 0,        15,          learned,           scale};
     }
 
     std::vector<float> wanted() const {
@@ -230,32 +245,46 @@ Gradients run_backward(const Case<T>& one, const int (&offsets)[3], Target targe
     return {grad_x.floats(), step};
 }
 
+template <class T>
+void check_gradients(const Case<T>& one) {
+    const Gradients want = one.wanted_gradients();
+    // Another order of a sum of `terms` numbers; a float is what is left of the double.
+    const double terms = static_cast<double>(one.shape.count());
+    std::vector<float> first;
+    const auto check = [&](const Gradients& got) {
+        check_same(got.x, want.x);
+        for (size_t c = 0; c < got.step.size(); ++c)
+            CHECK_NEAR(got.step[c], want.step[c], 1e-6 * (1.0 + std::abs(want.step[c])) + 1e-12 * terms);
+    };
+    for (const Order order : emulate::kOrders) {
+        emulate::order = order;
+        const Gradients got = run_backward(one, {0, 0, 0});
+        check(got);
+        if (first.empty()) first = got.step;
+        check_same(got.step, first);  // the tree is fixed: not one bit may depend on the order
+    }
+    for (const auto& offsets : {std::array{1, 0, 0}, std::array{0, 2, 0}, std::array{0, 0, 3}})
+        check(run_backward(one, {offsets[0], offsets[1], offsets[2]}));
+}
+
 void check_gradients(bool hostile) {
-    for_each_case(hostile, [](const auto& one, auto) {
-        const Gradients want = one.wanted_gradients();
-        // Another order of a sum of `terms` numbers; a float is what is left of the double.
-        const double terms = static_cast<double>(one.shape.outer * one.shape.inner);
-        std::vector<float> first;
-        const auto check = [&](const Gradients& got) {
-            check_same(got.x, want.x);
-            for (size_t c = 0; c < got.step.size(); ++c)
-                CHECK_NEAR(got.step[c], want.step[c], 1e-6 * (1.0 + std::abs(want.step[c])) + 1e-12 * terms);
-        };
-        for (const Order order : emulate::kOrders) {
-            emulate::order = order;
-            const Gradients got = run_backward(one, {0, 0, 0});
-            check(got);
-            if (first.empty()) first = got.step;
-            check_same(got.step, first);  // the tree is fixed: not one bit may depend on the order
-        }
-        for (const auto& offsets : {std::array{1, 0, 0}, std::array{0, 2, 0}, std::array{0, 0, 3}})
-            check(run_backward(one, {offsets[0], offsets[1], offsets[2]}));
-    });
+    for_each_case(hostile, [](const auto& one, auto) { check_gradients(one); });
 }
 
 TEST(gradients_are_those_of_the_cpu) {
     check_gradients(false);
     check_gradients(true);  // most sums of these are NaN
+}
+
+TEST(learned_steps_have_floors_and_signs_as_on_the_cpu) {
+    for_each_case(false, [](const auto& plain, auto) {
+        for (const bool one_step : {false, true}) {
+            auto one = plain;
+            one.learn(one_step);
+            check_same(run_forward(one, 0, 0), one.wanted());
+            check_gradients(one);
+        }
+    });
 }
 
 TEST(gradients_may_overwrite_their_inputs) {

@@ -24,12 +24,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_units(parser)
     add_recipe(parser)
     add_samples(parser)
-    parser.add_argument("--method", choices=("lsq", "lsq+"), default="lsq", help="default: %(default)s")
+    parser.add_argument("--method", choices=("lsq", "lsq+", "pact"), default="lsq", help="default: %(default)s")
     parser.add_argument("--per-channel", action="store_true", help="a step for each output channel of weights")
     parser.add_argument("--teacher", metavar="MODEL", help="a timm name, or package.module:function")
     parser.add_argument("--teacher-checkpoint", metavar="FILE", help="its weights (default: timm's, fetched)")
     parser.add_argument("--distillation", type=float, default=1.0, help="share of the teacher (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=1.0, help="of the teacher (default: %(default)s)")
+    parser.add_argument(
+        "--features", metavar="NAME[=TEACHER'S],...", help="layer3,layer4=stages.3: outputs to be as the teacher's"
+    )
     numbers: tuple[tuple[str, float | None, str], ...] = (
         ("--lr", 0.01, "learning rate of weights"),
         ("--step-lr", None, "of steps (default: --lr)"),
@@ -37,6 +40,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         ("--momentum", 0.9, "of the optimizer"),
         ("--weight-decay", 1e-4, "of weights"),
         ("--label-smoothing", 0.0, "of labels"),
+        ("--feature-weight", 1.0, "of --features beside the rest of the loss"),
         ("--ema", None, "decay of an average of weights, which is kept in their place"),
         ("--clip", None, "largest norm of the gradients"),
         ("--dampening", 0.0, "of weights that oscillate"),
@@ -48,6 +52,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(name, type=float, default=value, help=text + shown)
     parser.add_argument("--epochs", type=int, default=90, help="default: %(default)s")
     parser.add_argument("--progressive", metavar="BITS,...", help="8,5: stages with no fewer bits than these, first")
+    parser.add_argument(
+        "--most-skipped", type=int, default=20, help="steps in a row without finite gradients (default: %(default)s)"
+    )
     parser.add_argument("--optimizer", default="momentum", help="by timm's name (default: %(default)s)")
     parser.add_argument("--augment", metavar="POLICY", help="timm's auto-augment policy, such as rand-m9-mstd0.5")
     parser.add_argument("--precision", choices=("no", "fp16", "bf16"), default="no", help="half (default: %(default)s)")
