@@ -22,6 +22,7 @@ from ribs.quant.redirect import call_alone
 from ribs.quant.trace import Layer
 from ribs.recon.batches import Batches
 from ribs.recon.captures import Captures
+from ribs.recon.learned import Finished, learned, put
 from ribs.recon.methods import Method, Phase
 from ribs.recon.optimise import Optimisation
 from ribs.recon.pieces import Piece, find_pieces
@@ -68,21 +69,33 @@ class Reconstruction:
         for quantizer in _quantizers(self.reference):
             quantizer.set_bits(FLOAT_BITS)
 
+    @property
+    def _steps_of_a_piece(self) -> int:
+        return sum(phase.iterations for phase in self.method.phases)
+
     @functools.cached_property
     def pieces(self) -> list[Piece]:
         """What is reconstructed, in execution order; a warning names what is not."""
         [whole] = {phase.whole for phase in self.method.phases}
         return find_pieces(self.reference, self.layers, whole, self.batches[0].head(2))
 
-    def run(self) -> None:
+    def run(self, finished: Finished | None = None) -> None:
         """Reconstruct all pieces.
 
+        finished: those in it are taken from there, and all others are added.
         Raises: ValueError naming a piece whose output has no gradient.
         """
         pieces = self.pieces
         with self._bar(len(pieces)) as bar:
             for piece in pieces:
+                found = finished.get(piece.name) if finished is not None else None
+                if found is not None:
+                    put(self.model, piece.layers, found)
+                    _advance(bar, self._steps_of_a_piece, f"{piece.name} was finished before")
+                    continue
                 self.rebuild(piece, bar)
+                if finished is not None:
+                    finished.add(piece.name, learned(self.model, piece.layers))
 
     def rebuild(
         self, piece: Piece, bar: tqdm[None] | None = None, *, share: float = 0.0, begun: Sequence[Begun] = ()
@@ -272,8 +285,7 @@ class Reconstruction:
         if not self.progress:
             yield None
             return
-        steps = pieces * sum(phase.iterations for phase in self.method.phases)
-        with tqdm(total=steps, desc="reconstruction", unit="step", file=sys.stderr) as bar:
+        with tqdm(total=pieces * self._steps_of_a_piece, desc="reconstruction", unit="step", file=sys.stderr) as bar:
             yield bar
 
 
