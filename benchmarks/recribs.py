@@ -34,6 +34,7 @@ class Task:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
+        self.units = STAGES if options.units == "stages" else "block"
         self.model: nn.Module = digits.trained(options.network).to(options.device)
         count = digits.RECIPES[options.network].digits
         batches = digits.batches("train", count, 64, math.ceil(options.samples / 64), seed=100 + options.seed)
@@ -53,7 +54,7 @@ class Task:
             self.loader,
             ribs.Budget(bops=self.options.budget),
             bits=self.options.bits,
-            units=STAGES if self.options.units == "stages" else "block",
+            units=self.units,
             algorithm="paper",
             update_size=self.options.update_size,
             iterations=self.options.programs,
@@ -65,9 +66,8 @@ class Task:
     def quality(self, bits: object, seed: int = 0) -> tuple[Tensor, float]:
         """Task losses and top-1 on test images of a network with these bits, reconstructed at length."""
         method = self.method(self.options.finish)
-        units = STAGES if self.options.units == "stages" else "block"
         found = ribs.reconstruct(
-            self.model, self.loader, bits, method=method, units=units, seed=seed, progress=False
+            self.model, self.loader, bits, method=method, units=self.units, seed=seed, progress=False
         ).model
         with torch.no_grad():
             logits = torch.cat([found(x) for x in self.images.split(250)])
@@ -201,7 +201,8 @@ FORMS = {
     "race": ({"profile": "race"}, False),
     "race, captured": ({"profile": "race"}, True),
 }
-STAGES = {"stem": ["conv1"], "fc": ["fc"]} | {f"layer{i}": [f"layer{i}.*"] for i in range(1, 5)}  # of a ResNet
+# Of a ResNet.
+STAGES = {"first": ["conv1", "layer1.*"], "second": ["layer2.*"], "third": ["layer3.*"], "last": ["layer4.*", "fc"]}
 PARTS = {
     "levers": (levers, ["form", "seconds", "ratio", "same bits", "task loss", "standard error", "top-1 %"]),
     "rivals": (rivals, ["bits by", "seed", "task loss", "standard error", "top-1 %"]),
