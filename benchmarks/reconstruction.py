@@ -8,6 +8,7 @@ Needs the extra `demo`; the network is trained once. The learning rates are thos
 import argparse
 import copy
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -161,22 +162,17 @@ def times(model: nn.Module, loader: list[Tensor], rounds: int) -> list[list[str]
         plain = PlainStep(ours, module)
         store = run._stored(piece, phase)
         ((x,), _), target, _ = Batches(store, phase.keep, method.batch_size, run.generator).present()
+        repeated = Captures(device).repeated(lambda: ours.step(((x,), {}), target), LEAST)  # noqa: B023
 
         def step() -> None:
             ours.begin(5)  # noqa: B023
-            ours.step(((x,), {}), target)  # noqa: B023
+            repeated()  # noqa: B023
 
         want = plain.step(5, x, target)
         step()
         # Other values are quantized, so errors agree as the means of two random draws do.
         torch.testing.assert_close(ours.error, want, rtol=0.3, atol=1e-6)
-        captured = Captures(device).of(lambda: ours.step(((x,), {}), target), LEAST)  # noqa: B023
-
-        def ours_again() -> None:
-            ours.begin(5)  # noqa: B023
-            captured()  # noqa: B023
-
-        forms = {"ribs": ours_again, "plain": lambda: plain.step(5, x, target)}  # noqa: B023
+        forms = {"ribs": step, "plain": lambda: plain.step(5, x, target)}  # noqa: B023
         found = medians(interleave({name: several(form, device) for name, form in forms.items()}, rounds))
         found = {name: seconds / steps_of(device) for name, seconds in found.items()}
         totals = [totals[0] + found["ribs"], totals[1] + found["plain"]]
@@ -240,6 +236,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("ribs").setLevel(logging.INFO)  # it says where steps cannot be captured
     model, count = digits.trained(options.network), digits.RECIPES[options.network].digits
     loader = [x for x, _ in digits.batches("train", count, 64, math.ceil(options.samples / 64), seed=100)]
     images, labels = (digits.one_digit if count == 1 else digits.two_digits)("test", 2000, 1)

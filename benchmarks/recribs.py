@@ -8,6 +8,7 @@ iterations are fewer, up to --fastest.
 
 import argparse
 import contextlib
+import logging
 import math
 import time
 from typing import Any
@@ -230,6 +231,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("ribs").setLevel(logging.INFO)  # it says where steps cannot be captured
     task = Task(options)
     print(f"{options.network}: {machine(torch.device(options.device).type)}", flush=True)
     for name in options.parts:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-LEAST = 8  # steps for which it pays to capture one
+LEAST = 8  # steps of which it pays to capture one
 
 Run = Callable[[], None]
 
@@ -20,9 +20,14 @@ _log = logging.getLogger(__name__)
 
 
 class Capture(Protocol):
-    """Captures what a run launches, which it does not do meanwhile; gives what launches it."""
+    def warm_up(self, run: Run) -> None:
+        """Do a run that is captured afterwards."""
 
-    def __call__(self, run: Run) -> Run: ...
+    def __call__(self, run: Run) -> Run:
+        """Capture what a run launches, which it does not do meanwhile; returns what launches it.
+
+        Raises: RuntimeError for a run that waits for the device, or does what cannot be captured.
+        """
 
 
 class CaptureOnCuda:
@@ -33,8 +38,15 @@ class CaptureOnCuda:
         # Without any graph the memory is given back, and no other graph can have it.
         self._last: torch.cuda.CUDAGraph | None = None
 
+    def warm_up(self, run: Run) -> None:
+        # What autograd keeps of variables belongs to the stream of its first use, which must be the one captured.
+        present = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(present)
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+            run()
+        present.wait_stream(self._stream)
+
     def __call__(self, run: Run) -> Run:
-        """Raises: RuntimeError for a run that waits for the device, or does what a graph cannot hold."""
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self._device)
         # torch.cuda.graph also gives back all memory that is free, which is slow: pieces are many.
@@ -55,15 +67,30 @@ class Captures:
     """The captured steps of one optimisation after the other."""
 
     def __init__(self, device: torch.device) -> None:
-        capture = CAPTURES.get(device.type)
-        self._capture = capture(device) if capture else None
+        make = CAPTURES.get(device.type)
+        self._capture = make(device) if make else None
 
-    def of(self, run: Run, times: int) -> Run:
-        """What does the same as a run that was done once, so many times; the run itself where it is not captured."""
+    def repeated(self, run: Run, times: int) -> Run:
+        """What does a run each time it is called, so many times; captured at its second call, where that can be."""
         if self._capture is None or times < LEAST:
             return run
+        capture, calls, launch = self._capture, 0, run
+
+        def again() -> None:
+            nonlocal calls, launch
+            calls += 1
+            if calls == 1:
+                capture.warm_up(run)
+                return
+            if calls == 2:
+                launch = self._captured(capture, run)
+            launch()
+
+        return again
+
+    def _captured(self, capture: Capture, run: Run) -> Run:
         try:
-            return self._capture(run)
+            return capture(run)
         except RuntimeError as error:
             self._capture = None
             reason = str(error).partition("\n")[0]

@@ -136,17 +136,12 @@ class Reconstruction:
         optimisation = Optimisation(self.method, phase, call, roundings, steps, first)
         batches = Batches(store, phase.keep, self.method.batch_size, self.generator)
 
-        def once() -> None:
-            optimisation.step(*batches.present())
-
-        step = once
+        step = self._captures.repeated(lambda: optimisation.step(*batches.present()), phase.iterations - first)
         for iteration in range(first, phase.iterations):
             if last and iteration == phase.iterations - last:
                 found = Begun.of(roundings, steps)
             batches.draw()
             optimisation.begin(iteration)
-            if iteration == first + 1:
-                step = self._captures.of(once, phase.iterations - iteration)
             try:
                 step()
             except ValueError as problem:
