@@ -78,7 +78,8 @@ class FinishedPieces:
     def add(self, piece: str, found: Learned) -> None:
         """It is on the disk when this returns."""
         tensors = {f"{WEIGHT}{name}": each.cpu().contiguous() for name, each in found.weights.items()}
-        tensors |= {f"{STEP}{number}": each.cpu() for number, each in enumerate(found.steps)}
+        # Copies: quantizers may have one step in common, and safetensors refuses what shares memory.
+        tensors |= {f"{STEP}{number}": each.cpu().clone() for number, each in enumerate(found.steps)}
         path = self._path(piece)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
