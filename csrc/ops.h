@@ -93,8 +93,8 @@ struct SearchLevelsParams {
 };
 
 /// All but step and zero_point, which are [channels], are [outer, channels, inner] in memory order. `penalty`
-/// is one number, the sum of the penalties; beta = 0 is no penalty. `partials` holds soft_round_partials()
-/// doubles of workspace, on CUDA only.
+/// is one number, the sum of the penalties, and so is beta; beta = 0 is no penalty. `partials` holds
+/// soft_round_partials() doubles of workspace, on CUDA only.
 struct SoftRoundParams {
     const float* weight;
     const float* alpha;
@@ -105,7 +105,7 @@ struct SoftRoundParams {
     double* partials;
     int64_t outer, channels, inner;
     int64_t qmin, qmax;
-    float beta;
+    const float* beta;
 };
 
 /// As above; grad_penalty is one number.
@@ -119,11 +119,11 @@ struct SoftRoundBackwardParams {
     float* grad_alpha;
     int64_t outer, channels, inner;
     int64_t qmin, qmax;
-    float beta;
+    const float* beta;
 };
 
-/// x and out are `inner` numbers in memory order, outer and channels are 1; step and zero_point are one
-/// number. first, second and kept are those of `Chance`.
+/// x and out are `inner` numbers in memory order, outer and channels are 1; step, zero_point and seed are one
+/// number. kept is that of `Chance`.
 struct DropParams {
     const float* x;
     const float* step;
@@ -131,7 +131,7 @@ struct DropParams {
     float* out;
     int64_t outer, channels, inner;
     int64_t qmin, qmax;
-    uint32_t first, second;
+    const int64_t* seed;
     int32_t kept;
 };
 
@@ -147,7 +147,7 @@ struct DropBackwardParams {
     double* partials;
     int64_t outer, channels, inner;
     int64_t qmin, qmax;
-    uint32_t first, second;
+    const int64_t* seed;
     int32_t kept;
 };
 

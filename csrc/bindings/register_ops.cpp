@@ -98,7 +98,7 @@ void register_soft_round(py::module_& m) {
         "soft_round",
         [](uintptr_t weight, uintptr_t alpha, uintptr_t step, uintptr_t zero_point, uintptr_t out,
            uintptr_t penalty, uintptr_t partials, int64_t outer, int64_t channels, int64_t inner,
-           int64_t qmin, int64_t qmax, float beta, int threads, uintptr_t stream) {
+           int64_t qmin, int64_t qmax, uintptr_t beta, int threads, uintptr_t stream) {
             const SoftRoundParams p{pointer<const float>(weight),
                                     pointer<const float>(alpha),
                                     pointer<const float>(step),
@@ -111,7 +111,7 @@ void register_soft_round(py::module_& m) {
                                     inner,
                                     qmin,
                                     qmax,
-                                    beta};
+                                    pointer<const float>(beta)};
             threads > 0 ? cpu::soft_round(p, threads) : cuda::soft_round(p, pointer<void>(stream));
         },
         py::call_guard<py::gil_scoped_release>());
@@ -119,7 +119,7 @@ void register_soft_round(py::module_& m) {
         "soft_round_backward",
         [](uintptr_t grad, uintptr_t grad_penalty, uintptr_t weight, uintptr_t alpha, uintptr_t step,
            uintptr_t zero_point, uintptr_t grad_alpha, int64_t outer, int64_t channels, int64_t inner,
-           int64_t qmin, int64_t qmax, float beta, int threads, uintptr_t stream) {
+           int64_t qmin, int64_t qmax, uintptr_t beta, int threads, uintptr_t stream) {
             const SoftRoundBackwardParams p{pointer<const float>(grad),
                                             pointer<const float>(grad_penalty),
                                             pointer<const float>(weight),
@@ -132,7 +132,7 @@ void register_soft_round(py::module_& m) {
                                             inner,
                                             qmin,
                                             qmax,
-                                            beta};
+                                            pointer<const float>(beta)};
             threads > 0 ? cpu::soft_round_backward(p, threads)
                         : cuda::soft_round_backward(p, pointer<void>(stream));
         },
@@ -144,7 +144,7 @@ void register_drop(py::module_& m) {
     m.def(
         "drop",
         [](uintptr_t x, uintptr_t step, uintptr_t zero_point, uintptr_t out, int64_t count, int64_t qmin,
-           int64_t qmax, uint32_t first, uint32_t second, int32_t kept, int threads, uintptr_t stream) {
+           int64_t qmax, uintptr_t seed, int32_t kept, int threads, uintptr_t stream) {
             const DropParams p{pointer<const float>(x),
                                pointer<const float>(step),
                                pointer<const int32_t>(zero_point),
@@ -154,8 +154,7 @@ void register_drop(py::module_& m) {
                                count,
                                qmin,
                                qmax,
-                               first,
-                               second,
+                               pointer<const int64_t>(seed),
                                kept};
             threads > 0 ? cpu::drop(p, threads) : cuda::drop(p, pointer<void>(stream));
         },
@@ -163,8 +162,8 @@ void register_drop(py::module_& m) {
     m.def(
         "drop_backward",
         [](uintptr_t grad, uintptr_t x, uintptr_t step, uintptr_t zero_point, uintptr_t grad_x,
-           uintptr_t grad_step, uintptr_t partials, int64_t count, int64_t qmin, int64_t qmax, uint32_t first,
-           uint32_t second, int32_t kept, int threads, uintptr_t stream) {
+           uintptr_t grad_step, uintptr_t partials, int64_t count, int64_t qmin, int64_t qmax, uintptr_t seed,
+           int32_t kept, int threads, uintptr_t stream) {
             const DropBackwardParams p{pointer<const float>(grad),
                                        pointer<const float>(x),
                                        pointer<const float>(step),
@@ -177,8 +176,7 @@ void register_drop(py::module_& m) {
                                        count,
                                        qmin,
                                        qmax,
-                                       first,
-                                       second,
+                                       pointer<const int64_t>(seed),
                                        kept};
             threads > 0 ? cpu::drop_backward(p, threads) : cuda::drop_backward(p, pointer<void>(stream));
         },

@@ -10,11 +10,20 @@
 
 namespace ribs {
 
-/// A seed, spread over its bits, and the probability in parts of 2^24.
+/// Two words that follow from a seed, and the probability in parts of 2^24.
 struct Chance {
     uint32_t first, second;
     int32_t kept;
 };
+
+/// Neighbouring seeds have nothing in common (SplitMix64; Steele, Lea and Flood, 2014).
+RIBS_HD Chance chance_of(int64_t seed, int32_t kept) {
+    uint64_t x = static_cast<uint64_t>(seed) + 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    x ^= x >> 31;
+    return {static_cast<uint32_t>(x), static_cast<uint32_t>(x >> 32), kept};
+}
 
 /// Spreads the bits of a number over all of them (the multipliers are those of Wellons' lowbias32).
 RIBS_HD uint32_t spread(uint32_t x) {

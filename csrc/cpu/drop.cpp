@@ -52,7 +52,7 @@ double backward_block(const float* __restrict grad, const float* __restrict x, f
 
 template <class Params>
 Chance chance(const Params& p) {
-    return {p.first, p.second, p.kept};
+    return chance_of(*p.seed, p.kept);
 }
 
 }  // namespace

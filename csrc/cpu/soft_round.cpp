@@ -53,13 +53,14 @@ void gradient_row(const float* __restrict grad, const float* __restrict weight, 
 
 void soft_round(const SoftRoundParams& p, int threads) {
     const int64_t pieces = p.outer * p.channels * blocks_of(p.inner);
+    const float beta = *p.beta;
     std::vector<double> partials(static_cast<size_t>(pieces));
     for_rows<float>(p, threads, false,
                     [&](BlockWriter<float>& writer, int64_t c, int64_t piece, int64_t at, int64_t n) {
                         float* out = writer.place(p.out + at);
-                        if (p.beta > 0.0f)
+                        if (beta > 0.0f)
                             partials[static_cast<size_t>(piece)] =
-                                penalised_row(p.weight + at, p.alpha + at, out, n, quantizer(p, c), p.beta);
+                                penalised_row(p.weight + at, p.alpha + at, out, n, quantizer(p, c), beta);
                         else
                             values_row(p.weight + at, p.alpha + at, out, n, quantizer(p, c));
                         writer.write(p.out + at, n);
@@ -71,7 +72,7 @@ void soft_round_backward(const SoftRoundBackwardParams& p, int threads) {
     for_rows<float>(
         p, threads, false, [&](BlockWriter<float>& writer, int64_t c, int64_t, int64_t at, int64_t n) {
             gradient_row(p.grad + at, p.weight + at, p.alpha + at, writer.place(p.grad_alpha + at), n,
-                         quantizer(p, c), *p.grad_penalty, p.beta);
+                         quantizer(p, c), *p.grad_penalty, *p.beta);
             writer.write(p.grad_alpha + at, n);
         });
 }

@@ -8,27 +8,27 @@ namespace {
 
 constexpr int64_t kPiece = 1024;  // elements of a block, whose step gradients it adds up in a fixed tree
 
-template <class Params>
-__device__ bool is_kept_at(const Params& p, int64_t i) {
-    return is_kept(static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32),
-                   Chance{p.first, p.second, p.kept});
+__device__ bool is_kept_at(int64_t i, const Chance& chance) {
+    return is_kept(static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), chance);
 }
 
 __global__ void forward(DropParams p) {
     const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
     const Quantizer q = quantizer(p, 0);
+    const Chance chance = chance_of(*p.seed, p.kept);
     for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < p.inner; i += stride)
-        p.out[i] = is_kept_at(p, i) ? fake_quantize(p.x[i], q) : p.x[i];
+        p.out[i] = is_kept_at(i, chance) ? fake_quantize(p.x[i], q) : p.x[i];
 }
 
 __global__ void backward(DropBackwardParams p, int64_t pieces) {
     __shared__ double shared[kThreads];
     const Quantizer q = quantizer(p, 0);
+    const Chance chance = chance_of(*p.seed, p.kept);
     for (int64_t piece = blockIdx.x; piece < pieces; piece += gridDim.x) {
         const int64_t end = (piece + 1) * kPiece < p.inner ? (piece + 1) * kPiece : p.inner;
         double sum = 0.0;
         for (int64_t i = piece * kPiece + threadIdx.x; i < end; i += blockDim.x) {
-            const LsqGradient found = drop_gradient(p.grad[i], p.x[i], is_kept_at(p, i), q);
+            const LsqGradient found = drop_gradient(p.grad[i], p.x[i], is_kept_at(i, chance), q);
             p.grad_x[i] = found.x;
             sum += static_cast<double>(p.grad[i]) * static_cast<double>(found.step);
         }

@@ -10,13 +10,14 @@ constexpr int64_t kPiece = 1024;  // elements of a block, whose penalties it add
 
 __global__ void forward(SoftRoundParams p, int64_t count, int64_t pieces) {
     __shared__ double shared[kThreads];
+    const float beta = *p.beta;
     for (int64_t piece = blockIdx.x; piece < pieces; piece += gridDim.x) {
         const int64_t end = (piece + 1) * kPiece < count ? (piece + 1) * kPiece : count;
         double sum = 0.0;
         for (int64_t i = piece * kPiece + threadIdx.x; i < end; i += blockDim.x) {
             const float h = upward(p.alpha[i]).h;
             p.out[i] = soft_value(p.weight[i], h, quantizer(p, i / p.inner % p.channels));
-            if (p.beta > 0.0f) sum += static_cast<double>(rounding_penalty(h, p.beta));
+            if (beta > 0.0f) sum += static_cast<double>(rounding_penalty(h, beta));
         }
         const double total = block_sum(sum, shared);
         if (threadIdx.x == 0) p.partials[piece] = total;
@@ -34,10 +35,10 @@ __global__ void sum_partials(SoftRoundParams p, int64_t pieces) {
 
 __global__ void backward(SoftRoundBackwardParams p, int64_t count) {
     const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-    const float grad_penalty = *p.grad_penalty;
+    const float grad_penalty = *p.grad_penalty, beta = *p.beta;
     for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += stride)
         p.grad_alpha[i] = soft_round_gradient(p.grad[i], grad_penalty, p.weight[i], p.alpha[i],
-                                              quantizer(p, i / p.inner % p.channels), p.beta);
+                                              quantizer(p, i / p.inner % p.channels), beta);
 }
 
 }  // namespace

@@ -67,13 +67,25 @@ def test_values_are_kept_with_the_probability_and_independently(keep):
     near(masks[1] * masks[2], keep**2)
 
 
+def test_a_seed_in_memory_is_read_by_every_call(device):
+    x, step = torch.randn(500, device=device), torch.tensor(0.2, device=device)
+    zero = torch.tensor(3, dtype=torch.int32, device=device)
+    x.requires_grad_()
+    seed = torch.tensor([2**40 + 6], device=device)
+    for _ in range(2):
+        seed += 1
+        found, want = (ops.drop(x, step, zero, 0, 15, seed=each) for each in (seed, int(seed)))
+        same_bits(found.detach(), want.detach())
+        same_bits(*(torch.autograd.grad(y.square().sum(), x)[0] for y in (found, want)))
+
+
 def test_results_do_not_depend_on_threads():
     x, grad = torch.randn(2, 1_000_003)
     step, zero = torch.tensor(0.2), torch.tensor(3, dtype=torch.int32)
     before, found = torch.get_num_threads(), []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        found.append(torch.ops.ribs.drop_backward(grad, x, step, zero, 0, 15, 0.5, 9))
+        found.append(torch.ops.ribs.drop_backward(grad, x, step, zero, 0, 15, 0.5, torch.tensor(9)))
         found[-1] += (ops.drop(x, step, zero, 0, 15, seed=9),)
     torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -84,7 +96,7 @@ def test_results_do_not_depend_on_threads():
 def test_opcheck(layout, device):
     x = LAYOUTS[layout]().to(device)
     step, zero_point = quantizer(x, None)
-    rest = (zero_point, 0, 15, 0.5, 3)
+    rest = (zero_point, 0, 15, 0.5, torch.tensor(3, device=device))
     torch.library.opcheck(torch.ops.ribs.drop.default, (x.clone().requires_grad_(), step.requires_grad_(), *rest))
     torch.library.opcheck(torch.ops.ribs.drop_backward.default, (torch.randn_like(x), x, step.detach(), *rest))
 
@@ -92,6 +104,7 @@ def test_opcheck(layout, device):
 REFUSED = {
     "keep": ({"keep": 1.1}, "keep=1.1 is not supported; a probability"),
     "seed": ({"seed": -1}, "seed=-1 is not supported"),
+    "seeds": ({"seed": torch.tensor([1, 2])}, r"seed=\[2\] on cpu is not supported; give a number, or a tensor of one"),
     "step": ({"step": torch.ones(3)}, r"step shape=\[3\] does not fit"),
 }
 

@@ -82,6 +82,17 @@ def test_extreme_and_missing_alphas():
     assert values[4].isnan() and penalty.isnan() and grad[4].isnan()
 
 
+def test_a_sharpness_in_memory_is_read_by_every_call(device):
+    weight, alpha = torch.randn(2, 40, device=device), torch.randn(2, 40, device=device, requires_grad=True)
+    rest, beta = (*quantizer(weight, None), 0, 15), torch.zeros(1, device=device)
+    for value in (0.0, 7.25):
+        beta.fill_(value)
+        found, want = (ops.soft_round(weight, alpha, *rest, beta=each) for each in (beta, value))
+        assert torch.equal(found[1], want[1]) and (found[1] > 0) == (value > 0)
+        gradients = [torch.autograd.grad(values.sum() + penalty, alpha)[0] for values, penalty in (found, want)]
+        assert torch.equal(*gradients)
+
+
 @pytest.mark.parametrize("shape", [(70_000,), (300, 5), (3, 1025)], ids=str)
 def test_results_do_not_depend_on_threads(shape):
     weight, alpha = torch.randn(*shape).repeat(8, *[1] * (len(shape) - 1)), None
@@ -99,7 +110,7 @@ def test_results_do_not_depend_on_threads(shape):
 def test_opcheck(layout, device):
     weight = LAYOUTS[layout]().to(device)
     alpha = torch.randn_like(weight)
-    rest = (*quantizer(weight, 0), 0, 15, 0, 4.0)
+    rest = (*quantizer(weight, 0), 0, 15, 0, torch.tensor(4.0, device=device))
     torch.library.opcheck(torch.ops.ribs.soft_round.default, (weight, alpha.clone().requires_grad_(), *rest))
     grads = (torch.randn_like(weight), torch.tensor(0.1, device=device))
     torch.library.opcheck(torch.ops.ribs.soft_round_backward.default, (*grads, weight, alpha, *rest))
@@ -108,6 +119,8 @@ def test_opcheck(layout, device):
 REFUSED = {
     "alpha": ({"alpha": torch.zeros(3)}, r"alpha=\[3\] of torch.float32 on cpu .* like weight, \[2, 3\]"),
     "beta": ({"beta": 0.5}, "beta=0.5 is not supported; it must be 0, or lie in 1..1000"),
+    "beta in memory": ({"beta": torch.tensor(0.5)}, "beta=0.5 is not supported; it must be 0, or lie in 1..1000"),
+    "betas": ({"beta": torch.ones(2)}, r"beta=\[2\] on cpu is not supported; give a number, or a tensor of one"),
     "step": ({"step": torch.tensor(-1.0)}, "step=-1.0 is not supported"),
 }
 

@@ -127,12 +127,14 @@ def test_steps_are_those_of_plain_torch(name, data):
     generator = torch.Generator().manual_seed(3)
     roundings = [SoftRounding(layer) for layer in layers if phase.rounding]
     steps = [SoftStep(layer.input_quantizer, phase.keep, generator) for layer in layers if phase.steps]
-    plain = Plain(original_model, method, phase, [step.seed for step in steps])
+    plain = Plain(original_model, method, phase, [int(step.seed) for step in steps])
     found = Optimisation(method, phase, lambda args, kwargs: model(*args, **kwargs), roundings, steps)
     x = original if phase.float_inputs else quantized
     errors = []
     for iteration in range(STEPS):
-        errors.append(float(found.step(iteration, ((x,), {}), target)))
+        found.begin(iteration)
+        found.step(((x,), {}), target)
+        errors.append(float(found.error))
         assert errors[-1] == pytest.approx(float(plain.step(iteration, x, target)), rel=1e-9)
     for rounding, (_, _, alpha, _) in zip(roundings, plain.weights, strict=False):
         torch.testing.assert_close(rounding.alpha, alpha, rtol=1e-7, atol=1e-9)

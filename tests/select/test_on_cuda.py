@@ -16,6 +16,7 @@ from torch import nn
 import ribs
 from ribs.quant.inputs import Inputs
 from ribs.quant.network import calibrate, prepare
+from ribs.recon import captures
 from ribs.select import sensitivity
 from ribs.select.graphs import capture_on_cuda
 from ribs.select.loss import KLDivergence, kl_divergence
@@ -126,6 +127,60 @@ def test_reconstruction_lowers_the_loss_and_repeats() -> None:
     assert once.loss < 0.8 * quantized.loss
     for name, value in once.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ribs.AdaRound(iterations=40, weight_lr=0.02),
+        ribs.BRECQ(iterations=40, weight_lr=0.02, fisher=True),
+        ribs.QDrop(iterations=40, weight_lr=0.02, activation_lr=1e-3),
+    ],
+    ids=["adaround", "brecq", "qdrop"],
+)
+def test_captured_steps_of_reconstruction_are_those_of_the_loop(
+    method: ribs.AdaRound, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    quantized = ribs.quantize(network().cuda(), loader(6, 16), (2, 4), progress=False)
+    launched = []
+
+    class Counting(captures.CaptureOnCuda):
+        def __call__(self, run: captures.Run) -> captures.Run:
+            launch = super().__call__(run)
+            return lambda: (launched.append(1), launch())  # type: ignore[func-returns-value]
+
+    found = []
+    for capture in ({"cuda": Counting}, {}):
+        monkeypatch.setattr(captures, "CAPTURES", capture)
+        with caplog.at_level(logging.INFO, "ribs"):
+            found.append(ribs.reconstruct(quantized, loader(6, 16), method=method, progress=False))
+    assert "not captured" not in caplog.text
+    assert len(launched) == 3 * sum(phase.iterations - 1 for phase in method.phases)
+    for name, value in found[0].model.state_dict().items():
+        assert torch.equal(value, found[1].model.state_dict()[name]), name
+
+
+def test_a_step_of_reconstruction_that_waits_for_the_gpu_is_not_captured(caplog: pytest.LogCaptureFixture) -> None:
+    class Waits(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 0 * float(x.detach().sum())
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.waits, self.second = nn.Linear(64, 64), Waits(), nn.Linear(64, 64)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.second(self.waits(self.first(x)).relu())
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Sequential(Block(), Block()), nn.Linear(64, 5)).eval().cuda()
+    method = ribs.QDrop(iterations=40, weight_lr=0.02, activation_lr=1e-3)
+    with caplog.at_level(logging.INFO, "ribs"):
+        found, again = (ribs.reconstruct(model, loader(6, 16), (2, 4), method=method, progress=False) for _ in "ab")
+    assert "are not captured as CUDA graphs" in caplog.text
+    assert found.loss == again.loss
 
 
 def test_a_saved_result_is_the_same_network(tmp_path: Path) -> None:

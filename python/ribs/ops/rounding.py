@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from ribs import _core
-from ribs.ops import check, soft_twin
+from ribs.ops import check, number, soft_twin
 from ribs.ops.build import is_native, on, place
 from ribs.ops.fake_quantize import library
 from ribs.ops.layout import dense, memory_order, same_layout, split
 
 _OP = "soft_round"
-_ARGUMENTS = "Tensor weight, Tensor alpha, Tensor step, Tensor zero_point, int qmin, int qmax, int? axis, float beta"
+_ARGUMENTS = "Tensor weight, Tensor alpha, Tensor step, Tensor zero_point, int qmin, int qmax, int? axis, Tensor beta"
 
 library.define(f"soft_round({_ARGUMENTS}) -> (Tensor, Tensor)")
 library.define(f"soft_round_backward(Tensor grad, Tensor grad_penalty, {_ARGUMENTS}) -> Tensor")
@@ -27,7 +27,7 @@ def soft_round(
     qmax: int,
     axis: int | None = None,
     *,
-    beta: float = 0.0,
+    beta: float | Tensor = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Round weights between their two neighbours, and say how far they are from either (AdaRound, 2020).
 
@@ -44,7 +44,8 @@ def soft_round(
         qmin: the smallest code.
         qmax: the largest code.
         axis: the dimension of weight with a step for each index.
-        beta: the sharpness of the penalty, at least 1; 0 is no penalty.
+        beta: the sharpness of the penalty, 1..1000; 0 is no penalty. A tensor, of one float32 beside weight, can change
+            between launches of a CUDA graph; on CUDA its value is not checked.
 
     Returns: values like weight, and the penalty, a scalar. It is summed in double precision, in an order that does not
     depend on threads.
@@ -53,16 +54,23 @@ def soft_round(
         TypeError: a dtype is not supported.
         ValueError: as for `fake_quantize`, or alpha or beta is not as above.
     """
+    if not isinstance(beta, Tensor):
+        _check_sharpness(beta)
+    beta = number.stored(beta, torch.float32, weight)
     result: tuple[Tensor, Tensor] = torch.ops.ribs.soft_round(weight, alpha, step, zero_point, qmin, qmax, axis, beta)
     return result
 
 
-def _check(op: str, weight: Tensor, alpha: Tensor, quantizer: tuple[Any, ...], beta: float) -> None:
+def _check(op: str, weight: Tensor, alpha: Tensor, quantizer: tuple[Any, ...], beta: Tensor) -> None:
     check.dtype(op, "weight", weight, torch.float32, torch.float64, hint="convert it with .float()")
     check.quantizer(op, weight, *quantizer)
     check.like(op, "alpha", alpha, weight, "weight")
+    number.check_stored(op, "beta", beta, torch.float32, weight)
+
+
+def _check_sharpness(beta: float) -> None:
     if beta != 0 and not 1 <= beta <= 1000:
-        raise ValueError(f"[{op}] beta={beta} is not supported; it must be 0, or lie in 1..1000")
+        raise ValueError(f"[{_OP}] beta={beta} is not supported; it must be 0, or lie in 1..1000")
 
 
 def _in_torch(weight: Tensor) -> bool:
@@ -88,13 +96,14 @@ def _forward(
     qmin: int,
     qmax: int,
     axis: int | None,
-    beta: float,
+    beta: Tensor,
 ) -> tuple[Tensor, Tensor]:
     _check(_OP, weight, alpha, (step, zero_point, qmin, qmax, axis), beta)
     if weight.device.type == "cpu":
         check.positive_step(_OP, step)
+        _check_sharpness(beta.item())
     if _in_torch(weight):
-        return soft_twin.soft_round(weight, alpha, step, zero_point, qmin, qmax, axis, beta=beta)
+        return soft_twin.soft_round(weight, alpha, step, zero_point, qmin, qmax, axis, beta=float(beta))
     out = torch.empty_like(weight)
     if weight.numel() == 0:
         return out, weight.new_zeros(())
@@ -115,7 +124,7 @@ def _forward(
             *_sizes(weight, axis),
             qmin,
             qmax,
-            beta,
+            beta.data_ptr(),
             *place(weight.device),
         )
     return out, penalty
@@ -131,13 +140,13 @@ def _backward(
     qmin: int,
     qmax: int,
     axis: int | None,
-    beta: float,
+    beta: Tensor,
 ) -> Tensor:
     _check(f"{_OP}_backward", weight, alpha, (step, zero_point, qmin, qmax, axis), beta)
     check.like(f"{_OP}_backward", "grad", grad, weight, "weight")
     if _in_torch(weight):
         return soft_twin.soft_round_backward(
-            grad, grad_penalty, weight, alpha, step, zero_point, qmin, qmax, axis, beta
+            grad, grad_penalty, weight, alpha, step, zero_point, qmin, qmax, axis, float(beta)
         )
     grad_alpha = torch.empty_like(weight)
     if weight.numel() == 0:
@@ -156,7 +165,7 @@ def _backward(
             *_sizes(weight, axis),
             qmin,
             qmax,
-            beta,
+            beta.data_ptr(),
             *place(weight.device),
         )
     return grad_alpha
@@ -176,13 +185,14 @@ def _backward_fake(grad: Tensor, grad_penalty: Tensor, weight: Tensor, *rest: An
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    *tensors, ctx.qmin, ctx.qmax, ctx.axis, ctx.beta = inputs
-    ctx.save_for_backward(*tensors)
+    *tensors, ctx.qmin, ctx.qmax, ctx.axis, beta = inputs
+    ctx.save_for_backward(*tensors, beta)
 
 
 def _differentiate(ctx: Any, grad: Tensor, grad_penalty: Tensor) -> tuple[Tensor | None, ...]:
-    rest = (ctx.qmin, ctx.qmax, ctx.axis, ctx.beta)
-    grad_alpha = torch.ops.ribs.soft_round_backward(grad, grad_penalty, *ctx.saved_tensors, *rest)
+    *tensors, beta = ctx.saved_tensors
+    rest = (ctx.qmin, ctx.qmax, ctx.axis, beta)
+    grad_alpha = torch.ops.ribs.soft_round_backward(grad, grad_penalty, *tensors, *rest)
     return None, grad_alpha, *([None] * 6)
 
 

@@ -1,9 +1,10 @@
-"""What was learned of a piece, taken out of a network, put back, and undone."""
+"""What was learned of a piece, taken out of a network, put back, undone, and kept elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,14 @@ class Learned:
         return sum(each.nbytes for each in (*self.weights.values(), *self.steps))
 
 
+class Finished(Protocol):
+    """Keeps what was learned of pieces, by their names, where a killed process does not lose it."""
+
+    def get(self, piece: str) -> Learned | None: ...
+
+    def add(self, piece: str, found: Learned) -> None: ...
+
+
 def learned(model: nn.Module, layers: Sequence[str]) -> Learned:
     """What the layers of a piece have now."""
     weights = {name: layer.weight.detach().clone() for name, layer in _weighted(model, layers) if layer.rounded}
@@ -39,7 +48,7 @@ def put(model: nn.Module, layers: Sequence[str], found: Learned) -> None:
             layer.weight.copy_(found.weights[name])
             layer.rounded = True
     for quantizer, step in zip(_stepped(model, layers), found.steps, strict=True):
-        quantizer.set_steps(quantizer.choices, step, quantizer.zero_point)
+        quantizer.set_steps(quantizer.choices, step.to(quantizer.step.device), quantizer.zero_point)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ class Optimisation:
     """Learns the rounding of weights and the steps of activations of one module, which is called with args and kwargs.
 
     first: the iteration that it begins with.
+    error: of the last step's batch, before the step.
 
     Each step minimises error + penalty weight * regulariser by Adam: the error between what the module returns and the
     target, summed over dimension 1 and averaged over the others, as in the code of BRECQ and QDrop.
@@ -35,11 +36,18 @@ class Optimisation:
         self.method, self.phase, self.module = method, phase, module
         self.roundings, self.steps, self.first = roundings, steps, first
         self.variables = [*(each.alpha for each in roundings), *(each.step for each in steps)]
+        self.error = torch.zeros(())
+        self._device = self.variables[0].device
+        on_cpu = self._device.type == "cpu"
+        self._beta = torch.zeros((), dtype=torch.float32, device=self._device)
+        self._step_lr = torch.zeros((), dtype=torch.float64 if on_cpu else torch.float32, device=self._device)
+        for each in roundings:
+            each.beta = self._beta
         groups = [
             {"params": [each.alpha for each in roundings], "lr": method.weight_lr},
-            {"params": [each.step for each in steps], "lr": method.step_lr},
+            {"params": [each.step for each in steps], "lr": self._step_lr},
         ]
-        fused = all(each.device.type in ("cpu", "cuda") for each in self.variables)
+        fused = self._device.type in ("cpu", "cuda")
         self._adam = torch.optim.Adam([group for group in groups if group["params"]], fused=fused)
         self._softs: dict[FakeQuantizer, SoftRounding | SoftStep] = {}
         self._softs |= {each.layer.weight_quantizer: each for each in roundings}
@@ -47,19 +55,20 @@ class Optimisation:
         self._good: list[Tensor] = []
         self.remember()
 
-    def step(self, iteration: int, inputs: Any, target: Tensor, weights: Tensor | None = None) -> Tensor:
-        """One step of Adam on a batch; returns the error before it.
+    def begin(self, iteration: int) -> None:
+        """Set what differs from step to step; a step reads it from memory, and can be captured."""
+        if self.roundings:
+            self._beta.fill_(self.method.beta_at(iteration))
+        if self.steps:
+            done = (iteration - self.first) / (self.phase.iterations - self.first)
+            self._step_lr.fill_(self.method.step_lr * (1 + math.cos(math.pi * done)) / 2)  # a cosine, down to 0
+
+    def step(self, inputs: Any, target: Tensor, weights: Tensor | None = None) -> None:
+        """One step of Adam on a batch; `error` is the one before it.
 
         inputs: the (args, kwargs) of the module.  weights: of the error of each value, like the target.
         Raises: ValueError where the error has no gradient.
         """
-        for rounding in self.roundings:
-            rounding.beta = self.method.beta_at(iteration)
-        if self.steps:
-            # A cosine from the learning rate to 0; the steps' group is the last.
-            done = (iteration - self.first) / (self.phase.iterations - self.first)
-            cosine = (1 + math.cos(math.pi * done)) / 2
-            self._adam.param_groups[-1]["lr"] = self.method.step_lr * cosine
         args, kwargs = inputs
         with torch.enable_grad(), in_place_of(self._softs):
             error = self._error(self.module(args, kwargs), target, weights)
@@ -69,14 +78,18 @@ class Optimisation:
                 )
             loss = error
             for rounding in self.roundings:
-                if rounding.beta > 0:
-                    loss = loss + self.method.penalty * rounding.penalty
+                loss = loss + self.method.penalty * rounding.penalty
             self._adam.zero_grad()
             torch.autograd.backward(loss)
+        self.error = error.detach()
+        for rounding in self.roundings:
+            # What autograd recorded belongs to a stream, and the next step may be captured on another.
+            rounding.penalty = rounding.penalty.detach()
+        for group in self._adam.param_groups:
+            group["capturable"] = self._device.type == "cuda" and torch.cuda.is_current_stream_capturing()
         self._adam.step()
         for step in self.steps:
             step.bound()
-        return error.detach()
 
     def _error(self, output: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
         size = output.shape[1] if output.dim() > 1 else 1  # a mean over all, times this, is a sum over dimension 1

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from ribs.quant.inputs import Inputs
@@ -21,6 +20,9 @@ from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer
 from ribs.quant.redirect import call_alone
 from ribs.quant.trace import Layer
+from ribs.recon.batches import Batches
+from ribs.recon.captures import Captures
+from ribs.recon.learned import Finished, learned, put
 from ribs.recon.methods import Method, Phase
 from ribs.recon.optimise import Optimisation
 from ribs.recon.pieces import Piece, find_pieces
@@ -61,9 +63,15 @@ class Reconstruction:
         self.seed = seed
         self.generator = torch.Generator(device).manual_seed(seed)
         self.progress = progress
+        self._captures = Captures(device)
+        self._singles: dict[str, tuple[Any, Any]] = {}
         self.reference = copy.deepcopy(model)
         for quantizer in _quantizers(self.reference):
             quantizer.set_bits(FLOAT_BITS)
+
+    @property
+    def _steps_of_a_piece(self) -> int:
+        return sum(phase.iterations for phase in self.method.phases)
 
     @functools.cached_property
     def pieces(self) -> list[Piece]:
@@ -71,15 +79,23 @@ class Reconstruction:
         [whole] = {phase.whole for phase in self.method.phases}
         return find_pieces(self.reference, self.layers, whole, self.batches[0].head(2))
 
-    def run(self) -> None:
+    def run(self, finished: Finished | None = None) -> None:
         """Reconstruct all pieces.
 
+        finished: those in it are taken from there, and all others are added.
         Raises: ValueError naming a piece whose output has no gradient.
         """
         pieces = self.pieces
         with self._bar(len(pieces)) as bar:
             for piece in pieces:
+                found = finished.get(piece.name) if finished is not None else None
+                if found is not None:
+                    put(self.model, piece.layers, found)
+                    _advance(bar, self._steps_of_a_piece, f"{piece.name} was finished before")
+                    continue
                 self.rebuild(piece, bar)
+                if finished is not None:
+                    finished.add(piece.name, learned(self.model, piece.layers))
 
     def rebuild(
         self, piece: Piece, bar: tqdm[None] | None = None, *, share: float = 0.0, begun: Sequence[Begun] = ()
@@ -118,16 +134,20 @@ class Reconstruction:
         call = functools.partial(call_alone, self.model, module)
         first = phase.iterations - last if begun is not None else 0
         optimisation = Optimisation(self.method, phase, call, roundings, steps, first)
+        batches = Batches(store, phase.keep, self.method.batch_size, self.generator)
+
+        step = self._captures.repeated(lambda: optimisation.step(*batches.present()), phase.iterations - first)
         for iteration in range(first, phase.iterations):
             if last and iteration == phase.iterations - last:
                 found = Begun.of(roundings, steps)
-            inputs, target, weights = self._draw(store, phase)
+            batches.draw()
+            optimisation.begin(iteration)
             try:
-                error = optimisation.step(iteration, inputs, target, weights)
+                step()
             except ValueError as problem:
                 raise ValueError(f"[reconstruct] {piece.name!r}: {problem}") from None
             if (iteration + 1) % CHECK_EVERY == 0 or iteration + 1 == phase.iterations:
-                if not optimisation.finite or not bool(error.isfinite()):
+                if not optimisation.finite or not bool(optimisation.error.isfinite()):
                     optimisation.go_back()
                     warnings.warn(
                         f"[reconstruct] {piece.name!r}: its error became NaN or Inf by step {iteration + 1}; it keeps "
@@ -136,7 +156,7 @@ class Reconstruction:
                     )
                     break
                 optimisation.remember()
-                _advance(bar, iteration % CHECK_EVERY + 1, f"{piece.name} error {float(error):.4g}")
+                _advance(bar, iteration % CHECK_EVERY + 1, f"{piece.name} error {float(optimisation.error):.4g}")
         optimisation.finish()
         return found
 
@@ -166,7 +186,7 @@ class Reconstruction:
 
         None takes the place of what is not needed.
         """
-        module, original = self.model.get_submodule(piece.name), self.reference.get_submodule(piece.name)
+        module = self.model.get_submodule(piece.name)
         store = None
         for batch, inputs in enumerate(self.batches):
             float_inputs, target = self.floating(piece, batch)
@@ -176,7 +196,7 @@ class Reconstruction:
                 float_inputs = None
             tree = (quantized, float_inputs, target, weights)
             if store is None:
-                called, returned = run_to(original, lambda: self.batches[0].head(1).call(self.reference), through=True)
+                called, returned = self._single(piece)
                 own_tree = (called, called, returned, returned)
                 one = tuple(None if part is None else own for part, own in zip(tree, own_tree, strict=True))
                 if not rows_of(target, returned, inputs.samples)[0]:
@@ -187,6 +207,13 @@ class Reconstruction:
                 break
         assert store is not None
         return store
+
+    def _single(self, piece: Piece) -> tuple[Any, Any]:
+        """The (args, kwargs) that a piece gets in the float network for one sample, and what it returns."""
+        if piece.name not in self._singles:
+            module, sample = self.reference.get_submodule(piece.name), self.batches[0].head(1)
+            self._singles[piece.name] = run_to(module, lambda: sample.call(self.reference), through=True)
+        return self._singles[piece.name]
 
     def floating(self, piece: Piece, batch: int) -> tuple[Any, Any]:
         """The (args, kwargs) that a piece gets in the float network, and what it returns."""
@@ -209,27 +236,6 @@ class Reconstruction:
                 stacklevel=2,
             )
         return fit
-
-    def _draw(self, store: Stored, phase: Phase) -> tuple[Any, Tensor, Tensor | None]:
-        """A random batch: the inputs, in part those of the float network, the target and the weights of errors."""
-        size = min(self.method.batch_size, store.samples)
-        device = self.generator.device
-        index = torch.randperm(store.samples, generator=self.generator, device=device)[:size]
-        quantized, float_inputs, target, weights = store.take(index)
-        if quantized is None:
-            return float_inputs, target, weights
-        if float_inputs is None:
-            return quantized, target, weights
-        return tree_map(self._mixed(phase.keep), quantized, float_inputs), target, weights
-
-    def _mixed(self, keep: float) -> Callable[[Any, Any], Any]:
-        def mix(quantized: Any, original: Any) -> Any:
-            if not isinstance(quantized, Tensor) or not quantized.is_floating_point():
-                return quantized
-            chance = torch.rand(quantized.shape, generator=self.generator, device=quantized.device)
-            return torch.where(chance < keep, quantized, original)
-
-        return mix
 
     def _fisher(self, module: nn.Module, inputs: Inputs) -> Tensor:
         """The square of 1 + |gradient of the task loss| at what the module returns.
@@ -274,8 +280,7 @@ class Reconstruction:
         if not self.progress:
             yield None
             return
-        steps = pieces * sum(phase.iterations for phase in self.method.phases)
-        with tqdm(total=steps, desc="reconstruction", unit="step", file=sys.stderr) as bar:
+        with tqdm(total=pieces * self._steps_of_a_piece, desc="reconstruction", unit="step", file=sys.stderr) as bar:
             yield bar
 
 

@@ -21,7 +21,7 @@ class SoftRounding:
 
     name: of the layer.
     alpha: like the weights, the variable of AdaRound; at first the values are the weights themselves, where in range.
-    beta: the sharpness of the regulariser, 0 for none.
+    beta: the sharpness of the regulariser, a tensor of one number, 0 for none.
     penalty: the regulariser, as of the last call.
     """
 
@@ -38,7 +38,7 @@ class SoftRounding:
         u = layer.weight / self.step.reshape(shape)
         self.alpha = -torch.log(1.2 / (u - u.floor() + 0.1) - 1).detach()
         self.alpha.requires_grad_()
-        self.beta = 0.0
+        self.beta = torch.zeros((), dtype=torch.float32, device=layer.weight.device)
         self.penalty = torch.zeros(())
 
     def __call__(self, weight: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class SoftRounding:
         self.layer.weight.copy_(self._round(self.layer.weight, up, 0.0)[0])
         self.layer.rounded = True
 
-    def _round(self, weight: Tensor, alpha: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    def _round(self, weight: Tensor, alpha: Tensor, beta: float | Tensor) -> tuple[Tensor, Tensor]:
         return ops.soft_round(weight, alpha, self.step, self.zero_point, *self.codes, self.axis, beta=beta)
 
 
@@ -61,7 +61,7 @@ class SoftStep:
 
     name: of its place.
     keep: the probability with which a value is quantized.
-    seed: of those that were, in the last call.
+    seed: of those that were, in the last call; a tensor of one number.
     lost: whether the step became NaN or infinite; it then began anew.
     """
 
@@ -69,7 +69,7 @@ class SoftStep:
         self.name = name
         self.quantizer = quantizer
         self.keep = keep
-        self.seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        self.seed = torch.randint(2**62, (), generator=generator, device=generator.device)
         step, self.zero_point = quantizer.present
         self.start = float(step)
         self.lost = torch.zeros((), dtype=torch.bool, device=step.device)

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten, treespec_dumps
 
 import ribs
 from ribs.quant.inputs import Inputs
+from ribs.recon.methods import Method
 from ribs.select.loss import TaskLoss
 from ribs.select.plan import Plan
 
@@ -35,7 +36,6 @@ def identity(
 
     recipe: how the network is quantized and run, in words.
     """
-    device = next(model.parameters()).device.type
     return {
         "model": _of_model(model),
         "data": _of_data(shards),
@@ -45,9 +45,30 @@ def identity(
         "loss": _of_loss(loss),
         "recipe": recipe,
         "seed": str(seed),
-        "device": device,
-        "versions": f"ribs {ribs.__version__}, torch {torch.__version__}",
+        **_machine(model),
     }
+
+
+def identity_of_reconstruction(
+    model: nn.Module, batches: Sequence[Inputs], method: Method, loss: TaskLoss, *, seed: int, store_mib: float
+) -> dict[str, str]:
+    """{field: value} of everything that a reconstruction depends on.
+
+    model: quantized, as it is before.
+    """
+    return {
+        "model": _of_model(model),
+        "data": _of_data(batches),
+        "method": f"{method}; pieces of at most {store_mib:g} MiB",
+        "loss": _of_loss(loss),
+        "seed": str(seed),
+        **_machine(model),
+    }
+
+
+def _machine(model: nn.Module) -> dict[str, str]:
+    versions = f"ribs {ribs.__version__}, torch {torch.__version__}"
+    return {"device": next(model.parameters()).device.type, "versions": versions}
 
 
 def _of_model(model: nn.Module) -> str:

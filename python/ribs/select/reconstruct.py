@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from ribs.quant.units import UnitScheme
 from ribs.recon.methods import METHODS, AdaRound, Method
 from ribs.recon.run import Reconstruction
 from ribs.select.cost import AnyBits
+from ribs.select.finished import finished_pieces
 from ribs.select.loss import TaskLoss, check_loss, kl_divergence, measure
 from ribs.select.result import Result, SearchCost
 from ribs.select.run import quantize
@@ -40,6 +42,7 @@ def reconstruct(
     calibration_samples: int = 1024,
     loss: TaskLoss = kl_divergence,
     store_mib: float = 1024,
+    journal: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Result:
@@ -55,6 +58,8 @@ def reconstruct(
     loss: f(float_output, quantized_output) -> [samples] losses, by which the result is measured.
     store_mib: MiB for the inputs and targets of one piece. Where all samples do not fit, it is reconstructed on the
         first that do, and a warning says on how many.
+    journal: a folder in which every piece is kept once it is done. Killed at any moment, the same call goes on with the
+        piece that was under way, and ends with the same result.
     seed: of the random batches and of what QDrop leaves in float. The same call on the same device gives the same.
     progress: show bars.
 
@@ -66,7 +71,7 @@ def reconstruct(
     keeps its last good rounding, and a warning names it.
 
     Raises: ValueError or TypeError for bad input, a result that was reconstructed or loaded, and a piece whose output
-        has no gradient, which is named.
+        has no gradient, which is named; JournalError for a journal that cannot be read or written, or is damaged.
     """
     started = time.perf_counter()
     chosen = _method(method, iterations)
@@ -96,6 +101,7 @@ def reconstruct(
             loss=loss,
             progress=progress,
         )
+    finished = finished_pieces(journal, result.model, batches, chosen, loss, seed=seed, store_mib=store_mib)
     reconstruction = Reconstruction(
         result.model,
         result.costs.layers,
@@ -106,7 +112,7 @@ def reconstruct(
         seed=seed,
         progress=progress,
     )
-    reconstruction.run()
+    reconstruction.run(finished)
     losses = measure_losses(reconstruction.reference, result.model, batches, loss)
     return replace(
         result,

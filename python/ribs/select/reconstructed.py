@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from ribs.recon.methods import Method
 from ribs.recon.run import Reconstruction
 from ribs.recon.store import joined
 from ribs.select.configurations import Configurations, beginnings
+from ribs.select.finished import finished_pieces
 from ribs.select.loss import TaskLoss, measure
 from ribs.select.measurement import Key, Losses, Measurement
 from ribs.select.ranks import Ranks
@@ -113,9 +115,17 @@ class Reconstructed(Measurement):
         self._made.go_to_alone(self._configuration(reference), self._configuration(choice))
         return self._present_losses()
 
-    def finish(self, choice: Choice, method: Method, *, progress: bool) -> Losses:
-        """Leave the network reconstructed by another method, at a configuration; [samples] losses of it."""
+    def finish(
+        self, choice: Choice, method: Method, *, journal: str | os.PathLike[str] | None, progress: bool
+    ) -> Losses:
+        """Leave the network reconstructed by another method, at a configuration; [samples] losses of it.
+
+        journal: the folder in which finished pieces are kept, and looked for.
+        """
         model = self._made.restore(self._configuration(choice))
+        finished = finished_pieces(
+            journal, model, self._shards, method, self._loss, seed=self._seed, store_mib=self._store_mib
+        )
         Reconstruction(
             model,
             self._network.trace.layers,
@@ -125,7 +135,7 @@ class Reconstructed(Measurement):
             store_mib=self._store_mib,
             seed=self._seed,
             progress=progress,
-        ).run()
+        ).run(finished)
         return self.losses_of(self._network)
 
     def _first(self, reference: Choice, choice: Choice) -> int:

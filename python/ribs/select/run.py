@@ -124,8 +124,9 @@ def search(
     cache_mib: MiB for outputs of the network and quantized weights that are kept to be used again. With less, more is
         computed again; the result is the same.
     store_mib: with `reconstruct`, MiB for the inputs and targets of one piece, as for `ribs.reconstruct`.
-    journal: a folder in which every measured loss is kept as it comes. Killed at any moment, the same call goes on
-        from there and ends with the same result; a call with another budget uses its losses too.
+    journal: a folder in which every measured loss is kept as it comes, and every piece that `finish` has done. Killed
+        at any moment, the same call goes on from there and ends with the same result; a call with another budget uses
+        its losses too.
     seed: of the random choices. The same call on the same device gives the same result.
     progress: show bars.
     on_iteration: called after each iteration with a `ribs.select.events.IterationDone`.
@@ -218,7 +219,9 @@ def search(
             )
         if isinstance(sensitivity, Reconstructed):
             assert finish is not None
-            in_the_end = sensitivity.finish(trace.best_choice, finish, progress=progress and measures.ranks.rank == 0)
+            in_the_end = sensitivity.finish(
+                trace.best_choice, finish, journal=journal, progress=progress and measures.ranks.rank == 0
+            )
             return _result(network, plan, trace, sensitivity, in_the_end, options.started)
         best = plan.configuration(trace.best_choice)
         changed = reparameterize(network, best, batches) or execution == "int8"

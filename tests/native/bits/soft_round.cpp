@@ -19,11 +19,11 @@ void bits::run(Output& output) {
             float penalty = -1.0f;
             const float grad_penalty = 0.01f;
             cpu::soft_round({weight.data(), alpha.data(), step.data(), zero_point.data(), out.data(),
-                             &penalty, nullptr, s.outer, s.channels, s.inner, -8, 7, beta},
+                             &penalty, nullptr, s.outer, s.channels, s.inner, -8, 7, &beta},
                             1);
             cpu::soft_round_backward(
                 {grad.data(), &grad_penalty, weight.data(), alpha.data(), step.data(), zero_point.data(),
-                 grad_alpha.data(), s.outer, s.channels, s.inner, -8, 7, beta},
+                 grad_alpha.data(), s.outer, s.channels, s.inner, -8, 7, &beta},
                 1);
             output.add(out);
             output.add(std::vector<float>{penalty});

@@ -59,7 +59,7 @@ Passes soft_round(const Shape& s, float beta, bool on_cpu) {
                             s.inner,
                             -8,
                             7,
-                            beta};
+                            &beta};
     const SoftRoundBackwardParams back{grad.data(),
                                        &grad_penalty,
                                        weight.data(),
@@ -72,7 +72,7 @@ Passes soft_round(const Shape& s, float beta, bool on_cpu) {
                                        s.inner,
                                        -8,
                                        7,
-                                       beta};
+                                       &beta};
     if (on_cpu) {
         cpu::soft_round(p, kCpuThreads);
         cpu::soft_round_backward(back, kCpuThreads);
@@ -87,9 +87,10 @@ Passes drop(int64_t count, bool on_cpu) {
     const std::vector<float> x = normal(count, 1), grad = normal(count, 2);
     const float step = 0.3f;
     const int32_t zero_point = 3;
+    const int64_t seed = (int64_t{1} << 40) + 7;
     Passes got{std::vector<float>(x.size(), kUnset), std::vector<float>(x.size(), kUnset)};
     std::vector<double> partials(static_cast<size_t>(drop_partials(count)), 1e300);
-    const DropParams p{x.data(), &step, &zero_point, got.values.data(), 1, 1, count, 0, 15, 7u, 9u, 1 << 23};
+    const DropParams p{x.data(), &step, &zero_point, got.values.data(), 1, 1, count, 0, 15, &seed, 1 << 23};
     const DropBackwardParams back{grad.data(),
                                   x.data(),
                                   &step,
@@ -102,8 +103,7 @@ Passes drop(int64_t count, bool on_cpu) {
                                   count,
                                   0,
                                   15,
-                                  7u,
-                                  9u,
+                                  &seed,
                                   1 << 23};
     if (on_cpu) {
         cpu::drop(p, kCpuThreads);
