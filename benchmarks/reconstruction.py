@@ -152,7 +152,7 @@ def times(model: nn.Module, loader: list[Tensor], rounds: int) -> list[list[str]
     result = ribs.quantize(model, loader, 4, progress=False)
     method = ribs.QDrop(iterations=10)
     [phase] = method.phases
-    inputs = collect(model, loader, 64)
+    inputs = [each.to(device) for each in collect(model, loader, 64)]
     run = Reconstruction(result.model, result.costs.layers, inputs, method, loss=kl_divergence)
     rows, totals = [], [0.0, 0.0]
     for piece in find_pieces(run.reference, run.layers, phase.whole, inputs[0].head(2)):

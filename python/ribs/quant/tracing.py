@@ -41,8 +41,9 @@ def trace(model: nn.Module, inputs: Inputs, skip: Skip | None = None, unfit: Rea
         # A forward that reads values (`.item()`), or mixes in plain CPU tensors, cannot run on meta. The real
         # pass gives the same answer more slowly, and a model that is truly broken raises its own error here.
         shadow = copy_model(model)[0]
+        device = next((parameter.device for parameter in shadow.parameters()), "cpu")
         try:
-            result, found = _watch(shadow, one, skip, quantizing)
+            result, found = _watch(shadow, one.to(device), skip, quantizing)
         except Exception as error:
             check_fit({**reasons, **_fused_within(error, shadow, skip)})
             raise
