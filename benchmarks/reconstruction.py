@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from unittest import mock
 
 import torch
@@ -61,7 +62,7 @@ class PlainStep:
         self.method, self.module = optimisation.method, copy.deepcopy(module)
         self.alphas = [each.alpha.detach().clone().requires_grad_() for each in optimisation.roundings]
         self.steps = [each.step.detach().clone().requires_grad_() for each in optimisation.steps]
-        self.adam = [torch.optim.Adam(self.alphas, self.method.weight_lr), torch.optim.Adam(self.steps, 4e-5)]
+        self.adam = [torch.optim.Adam(self.alphas, self.method.weight_lr), torch.optim.Adam(self.steps)]
         layers = [module for module in self.module.modules() if isinstance(module, QuantizedLayer)]
         self.soft: list[Tensor] = []
         for layer, alpha, step in zip(layers, self.alphas, self.steps, strict=True):
@@ -97,6 +98,8 @@ class PlainStep:
 
     def step(self, iteration: int, x: Tensor, target: Tensor) -> Tensor:
         self.soft.clear()
+        cosine = (1 + math.cos(math.pi * iteration / self.method.iterations)) / 2
+        self.adam[1].param_groups[0]["lr"] = self.method.step_lr * cosine
         error = (self.module(x) - target).abs().pow(2).sum(1).mean()
         loss, beta = error, self.method.beta_at(iteration)
         if beta > 0:
@@ -180,6 +183,47 @@ def times(model: nn.Module, loader: list[Tensor], rounds: int) -> list[list[str]
     return [*rows, row("all", *totals)]
 
 
+def plainly(quantized: Result, loader: list[Tensor], method: ribs.QDrop) -> Result:
+    """What QDrop makes of a network with the plain steps above; inputs, targets and batches are drawn as ours are."""
+    result = replace(quantized, model=copy.deepcopy(quantized.model))
+    run = Reconstruction(
+        result.model, result.costs.layers, collect(result.model, loader, 10**6), method, loss=kl_divergence
+    )
+    [phase] = method.phases
+    for piece in run.pieces:
+        roundings, steps = run._softs(piece, phase)
+        module = result.model.get_submodule(piece.name)
+        plain = PlainStep(Optimisation(method, phase, module, roundings, steps), module)
+        batches = Batches(run._stored(piece, phase), phase.keep, method.batch_size, run.generator)
+        for iteration in range(phase.iterations):
+            batches.draw()
+            ((x,), _), target, _ = batches.present()
+            plain.step(iteration, x, target)
+        for soft, found in zip([each.alpha for each in roundings], plain.alphas, strict=True):
+            soft.data.copy_(found.data)
+        for soft, found in zip([each.step for each in steps], plain.steps, strict=True):
+            soft.data.copy_(found.data)
+        for each in (*roundings, *steps):
+            each.finish()
+    return result
+
+
+def beside_plain(model: nn.Module, loader: list[Tensor], method: ribs.QDrop, test: tuple[Tensor, ...]) -> str:
+    """Ours and the plain loop at W3A3, as many steps of either: the loss on test images, and seconds."""
+    quantized = ribs.quantize(model, loader, 3, progress=False)
+    rows = []
+    for name, run in {
+        "ribs": lambda: ribs.reconstruct(quantized, loader, method=method, progress=False),
+        "plain torch": lambda: plainly(quantized, loader, method),
+    }.items():
+        started = time.perf_counter()
+        found = run()
+        shown = quality(found, *test)  # which waits for a GPU
+        rows.append([name, *shown, f"{time.perf_counter() - started:.1f}"])
+        print(rows[-1], flush=True)
+    return text_table(["loop", "task loss", "standard error", "top-1 %", "seconds"], rows, right=(1, 2, 3, 4))
+
+
 def check_captured(model: nn.Module, loader: list[Tensor]) -> str:
     """Whether steps captured as a CUDA graph leave the bits that the loop leaves, and how long either takes."""
     method = ribs.QDrop(iterations=100, weight_lr=0.02, activation_lr=1e-3)
@@ -233,6 +277,7 @@ def main() -> None:
     parser.add_argument("--faster", type=float, default=20)
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5, help="of the timing; 0 leaves it away")
+    parser.add_argument("--beside-plain", action="store_true", help="also reconstruct with a loop in plain torch")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -254,6 +299,10 @@ def main() -> None:
         print(text_table(["piece", "ribs", "plain torch", "ratio"], table, right=(1, 2, 3)), flush=True)
     with torch.no_grad():
         test = torch.cat([model(x) for x in images.split(250)]), images, labels
+    if options.beside_plain:
+        print(f"\n{options.iterations} steps of QDrop for each block at W3A3, learning rates x {options.faster:g}:\n")
+        method = methods(options.iterations, options.faster)["QDrop"]
+        print(beside_plain(model, loader, method, test), flush=True)
     print(f"\n{options.iterations} iterations, {options.samples} samples, learning rates x {options.faster:g}")
     print(f"float: {digits.accuracy(model, images, labels):.2f} % of {len(labels)} test images\n", flush=True)
     header = ["bits", "method", "task loss", "standard error", "top-1 %", "CPU seconds"]
