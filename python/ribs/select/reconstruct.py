@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -30,7 +31,7 @@ from ribs.select.samples import standard_error
 def reconstruct(
     model: nn.Module | Result,
     loader: Iterable[Any],
-    bits: AnyBits | None = None,
+    bits: AnyBits | str | os.PathLike[str] | None = None,
     *,
     method: str | Method = "qdrop",
     iterations: int | None = None,
