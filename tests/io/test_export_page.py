@@ -21,12 +21,14 @@ def run(word, **names):
     return names
 
 
-@pytest.mark.parametrize(("net", "samples"), [("residual", 1), ("transformer", 6)])
+@pytest.mark.parametrize(
+    ("net", "samples", "recipe"), [("residual", 1, "mse"), ("transformer", 6, "mse"), ("transformer", 6, "repq+")]
+)
 @pytest.mark.filterwarnings("default")  # those of other libraries are theirs
-def test_executorch_runs_the_program(net, samples, tmp_path, monkeypatch):
+def test_executorch_runs_the_program(net, samples, recipe, tmp_path, monkeypatch):
     runtime = pytest.importorskip("executorch.runtime")
     monkeypatch.chdir(tmp_path)
-    result = exported.quantized(net, "mixed")
+    result = exported.quantized(net, "mixed", recipe)
     run("executorch", result=result, batch=exported.images(samples))
     method = runtime.Runtime.get().load_program(tmp_path / "model.pte").load_method("forward")
     for count in {1, samples}:

@@ -12,6 +12,7 @@ import ribs
 from ribs.io.export import pt2_file, versions
 from ribs.io.export.sites import capture
 from ribs.quant.inputs import Inputs
+from ribs.quant.quantizer import ShareQuantizer
 
 
 def test_loaded_program_gives_the_very_outputs(tmp_path):
@@ -27,8 +28,26 @@ def test_loaded_program_gives_the_very_outputs(tmp_path):
     floats = [each for each in program.state_dict.values() if each.dtype is torch.float32]
     assert sum(each.numel() for each in program.state_dict.values() if each.dtype is torch.int8) == weights
     assert sum(each.numel() for each in floats) < weights  # biases, norms and steps
+    # Other runtimes have torch's core operators. The one more says of what type a tensor is.
+    operators = {node.target for node in program.run_decompositions().graph.nodes if hasattr(node.target, "tags")}
+    others = {str(each) for each in operators if torch.Tag.core not in each.tags}
+    assert operators and others <= {"aten._assert_tensor_metadata.default"}
     with zipfile.ZipFile(tmp_path / "a.pt2") as archive:
         assert not any(b".py" in archive.read(name) for name in archive.namelist())
+
+
+@pytest.mark.parametrize("levels", ["nonuniform", "log_sqrt2"])
+@pytest.mark.parametrize("bits", [1, 2, 5, 8])
+def test_levels_at_unequal_distances_are_found_to_the_last_bit(levels, bits):
+    quantizer = ShareQuantizer(levels)
+    steps = torch.rand(2**bits - 1) / 2**bits + 1e-4 if levels == "nonuniform" else torch.tensor([0.9])
+    quantizer.set_steps((bits,), [steps])
+    quantizer.set_bits(bits)
+    thresholds = quantizer.table[1]
+    up, down = (thresholds.nextafter(torch.tensor(end)) for end in (torch.inf, -torch.inf))
+    x = torch.cat([thresholds, up, down, torch.rand(99), torch.tensor([0.0, 1.0, -1.0, torch.inf, -torch.inf])])
+    assert torch.equal(pt2_file._Levels(quantizer)(x), quantizer(x))
+    assert pt2_file._Levels(quantizer)(torch.tensor([torch.nan])).isnan().all()
 
 
 def test_a_program_that_computes_something_else_is_not_written(tmp_path, monkeypatch):

@@ -19,6 +19,14 @@ def test_a_table_drives_quantize(name, tmp_path):
     assert result.bits == BITS == ribs.quantize(network(), loader(), str(tmp_path / name), progress=False).bits
 
 
+def test_a_saved_table_drives_reconstruction_and_training(tmp_path):
+    ribs.quantize(network(), loader(), BITS, progress=False).save(tmp_path / "a")
+    table = tmp_path / "a" / "bits.csv"
+    assert ribs.reconstruct(network(), loader(), table, iterations=2, progress=False).bits == BITS
+    trained = ribs.qat.prepare(network(), loader(), table)
+    assert ribs.qat.finish(trained, network(), loader()).bits == BITS
+
+
 def test_tables_are_what_other_readers_read():
     odd = {'a "b", c': (2, 3), "d\ne": (4, 5)}
     assert json.loads(as_json(odd)) == {unit: list(pair) for unit, pair in odd.items()}

@@ -32,7 +32,7 @@ from ribs.select.samples import standard_error
 def reconstruct(
     model: nn.Module | Result,
     loader: Iterable[Any],
-    bits: AnyBits | None = None,
+    bits: AnyBits | str | os.PathLike[str] | None = None,
     *,
     method: str | Method = "qdrop",
     iterations: int | None = None,

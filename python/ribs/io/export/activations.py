@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ribs.io.errors import ExportError
-from ribs.io.export.sites import Activations
+from ribs.io.export.sites import Activations, bisected
 from ribs.io.export.writer import Writer
 from ribs.quant.quantizer import FakeQuantizer, Quantizer, ShareQuantizer, code_range
 
@@ -105,21 +105,15 @@ def _write_levels(writer: Writer, site: Activations, entering: str, output: str)
     """Levels at unequal distances, found by bisection among the thresholds between them."""
     quantizer, name = site.quantizer, site.name
     assert isinstance(quantizer, ShareQuantizer)
-    levels, thresholds = (each.cpu().numpy() for each in quantizer.table)
-    rounds = len(levels).bit_length() - (len(levels) & (len(levels) - 1) == 0)
-    # thresholds[i] is the least value of level i; those of levels that there are not are never reached.
-    reach = np.full(1 << rounds, np.inf, np.float32)
-    reach[1 : len(levels)] = thresholds
-    table = writer.constant(f"{name}/thresholds", reach)
+    levels, least = (each.numpy() for each in bisected(quantizer))
+    table = writer.constant(f"{name}/thresholds", least)
     found = ""
-    for number in reversed(range(rounds)):
+    for number in reversed(range(len(levels).bit_length() - 1)):
         part = writer.constant(f"levels/{1 << number}", np.int32(1 << number))
         tried = writer.add("Add", [found, part], f"{name}/tried{number}") if found else part
-        least = writer.add("Gather", [table, tried], f"{name}/least{number}")
-        reached = writer.add("GreaterOrEqual", [entering, least], f"{name}/reached{number}")
+        bound = writer.add("Gather", [table, tried], f"{name}/least{number}")
+        reached = writer.add("GreaterOrEqual", [entering, bound], f"{name}/reached{number}")
         step = writer.add("Where", [reached, part, writer.constant("levels/0", np.int32(0))], f"{name}/step{number}")
         found = writer.add("Add", [found, step], f"{name}/level{number}") if found else step
-    padded = np.full(1 << rounds, levels[-1])
-    padded[: len(levels)] = levels
-    writer.add("Gather", [writer.constant(f"{name}/levels", padded), found], output)
+    writer.add("Gather", [writer.constant(f"{name}/levels", levels), found], output)
     return Cut(site, entering, output)

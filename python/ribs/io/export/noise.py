@@ -26,7 +26,12 @@ def largest_difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> f
 
 
 def noise_floor(network: nn.Module, inputs: Inputs, outputs: list[Tensor], integer: Collection[str] = ()) -> float:
-    """How far the outputs move when what enters the quantizers is changed as rounding may change it.
+    """How far the outputs move at most when what enters the quantizers is changed as rounding may change it."""
+    return max(largest_difference(found, outputs) for found in under_noise(network, inputs, integer))
+
+
+def under_noise(network: nn.Module, inputs: Inputs, integer: Collection[str] = ()) -> Iterator[list[Tensor]]:
+    """The outputs of each draw of noise of the size of rounding, in what enters the quantizers.
 
     integer: the quantizers of weights whose layers have their biases changed too, by up to half of the smallest
         difference of sums of products of integers.
@@ -40,7 +45,6 @@ def noise_floor(network: nn.Module, inputs: Inputs, outputs: list[Tensor], integ
         return args[0] + noise(args[0]) * (NOISE * args[0].abs().max())
 
     layers = [network.get_submodule(path.rpartition(".")[0]) for path in integer]
-    floor = 0.0
     with ExitStack() as stack:
         for module in network.modules():
             if isinstance(module, Quantizer) and module.bits != FLOAT_BITS:
@@ -50,8 +54,7 @@ def noise_floor(network: nn.Module, inputs: Inputs, outputs: list[Tensor], integ
                 for layer in layers:
                     assert isinstance(layer, QuantizedLayer)
                     biases.enter_context(_moved_bias(layer, noise))
-                floor = max(floor, largest_difference(tensors(inputs.call(network)), outputs))
-    return floor
+                yield tensors(inputs.call(network))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ribs.io.errors import ExportError
-from ribs.io.export.sites import Site, Weights, capture, with_sites
+from ribs.io.export.sites import Site, Weights, bisected, capture, with_sites
 from ribs.io.export.versions import TORCH, check_versions
 from ribs.io.folder import check_file
 from ribs.ops import twin
@@ -80,20 +80,22 @@ class _Uniform(nn.Module):
 
 
 class _Levels(nn.Module):
-    """Levels at unequal distances in operators of torch alone."""
+    """Levels at unequal distances, found by bisection: ExecuTorch lacks `torch.bucketize`."""
 
     levels: Tensor
-    thresholds: Tensor
+    least: Tensor
 
     def __init__(self, quantizer: ShareQuantizer) -> None:
         super().__init__()
-        levels, thresholds = quantizer.table
-        self.register_buffer("levels", levels.cpu())
-        self.register_buffer("thresholds", thresholds.cpu())
+        levels, least = bisected(quantizer)
+        self.register_buffer("levels", levels)
+        self.register_buffer("least", least)
 
     def forward(self, x: Tensor) -> Tensor:
-        found = self.levels[torch.bucketize(x.contiguous(), self.thresholds, right=True)]
-        return torch.where(x.isnan(), x, found)
+        found, part = torch.zeros_like(x, dtype=torch.int64), len(self.levels)
+        while part := part // 2:
+            found = torch.where(x >= self.least[found + part], found + part, found)
+        return torch.where(x.isnan(), x, self.levels[found])
 
 
 def _stand_in(path: str, site: Site) -> nn.Module:

@@ -15,7 +15,7 @@ from ribs.io.errors import ExportError
 from ribs.quant.copies import copy_model
 from ribs.quant.inputs import Inputs
 from ribs.quant.layers import QuantizedLayer
-from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer
+from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer, ShareQuantizer
 from ribs.quant.tree import map_leaves
 
 Packing = Literal["packed", "native"]
@@ -84,6 +84,18 @@ def _weights(name: str, layer: QuantizedLayer) -> Weights:
         raise ExportError(f"[export] {name!r} has zero points or levels of its own; only symmetric codes are exported")
     codes = quantizer.codes(layer.multiplied.detach()).cpu().contiguous()
     return Weights(name, quantizer.bits, codes, step.detach().cpu(), quantizer.axis)
+
+
+def bisected(quantizer: ShareQuantizer) -> tuple[Tensor, Tensor]:
+    """The tables of a search for levels at unequal distances by bisection, which halves them in each round.
+
+    Returns: the levels and the least value of each, both [2^rounds]. Those too many are never reached but by infinity,
+    and are the last level.
+    """
+    levels, thresholds = (each.cpu() for each in quantizer.table)
+    least = torch.full([1 << len(thresholds).bit_length()], torch.inf)
+    least[1 : len(levels)] = thresholds
+    return torch.cat([levels, levels[-1:].expand(len(least) - len(levels))]), least
 
 
 def with_sites(network: nn.Module, stand_in: Callable[[str, Site], nn.Module]) -> nn.Module:
