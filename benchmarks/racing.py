@@ -1,9 +1,9 @@
 """Races against full searches by Algorithm 1 on trained networks: what they find, on which data, for what work.
 
 Run: python benchmarks/racing.py [network ...] [--seeds 0 1 2] [--samples N] [--device cuda]
-A seed draws the calibration set and what is random in a search. Races by Algorithm 1 and by the adaptive search; aim is a
-loss at most a standard error above the full search's for a tenth of its work. Needs the extra `demo`; networks are
-trained once.
+A seed draws the calibration set and what is random in a search. Races are by Algorithm 1 and by the adaptive search.
+The aim is a loss at most a standard error above the full search's for a tenth of its work. Needs the extra `demo`;
+networks are trained once.
 """
 
 import argparse
