@@ -180,7 +180,8 @@ class Adaptive:
         for choice in self.samples.choices:
             measured[units, list(choice)] = True
         beside = [self.next_to(unit)[own].any(axis=0) for unit, own in enumerate(measured)]
-        return (measured | np.array(beside)) & self.problem.allowed
+        reach: NDArray[np.bool_] = (measured | np.array(beside)) & self.problem.allowed
+        return reach
 
     def measure(self, reference: Choice, choices: Sequence[Choice]) -> None:
         """Measure them, and exclude what makes losses that are not finite."""
@@ -372,4 +373,5 @@ def _next_to(options: tuple[Bits, ...], usable: tuple[bool, ...]) -> NDArray[np.
     low, high = np.minimum(bits[:, None], bits[None]), np.maximum(bits[:, None], bits[None])
     inside = ((low[:, :, None] <= bits) & (bits <= high[:, :, None])).all(axis=3)  # [from, to, middle]
     between = inside & other[:, None, :] & away.any(axis=2)[None]
-    return comparable & ~between.any(axis=2)
+    next_to: NDArray[np.bool_] = comparable & ~between.any(axis=2)
+    return next_to
