@@ -1,67 +1,152 @@
 """Ribs beside Algorithm 1 of the paper and the other ways to choose bits, on networks trained on the digits task.
 
-Run: python benchmarks/rivals.py [network ...] [--methods M,M] [--bops 3/3,4/4] [--size 4/4] [--seeds N] [--samples N]
-    [--device cuda]
+Run: python benchmarks/rivals.py [network ...] [--methods M,M] [--bops 3/3,4/4] [--size 4/4] [--seeds 0 1 2]
+    [--samples N] [--device cuda] [--out ROWS]
+For the tables of rows from several runs: python benchmarks/rivals.py --merge ROWS [ROWS ...]
 All choose within the same budgets, with the same quantizers; loss on the calibration samples, top-1 on unseen canvases.
-A budget of size fixes all activations at 8 bits (MP/8) and then at 4 (MP/4).
+A budget of size fixes all activations at 8 bits (MP/8) and then at 4 (MP/4). A seed draws the calibration set too, so
+that methods without chance of their own have as many runs, and all are compared on the same sets.
 """
 
 import argparse
+import json
+import math
+import statistics
 import warnings
+from pathlib import Path
+from typing import Any
 
 import torch
+from run import machine
 from torch import nn
 
 import ribs
 from ribs.cli import digits
-from ribs.select.rivals.registry import RIVALS
+from ribs.select.table import text_table
 
 TEST = 2048
-SLOW = ("exhaustive",)  # only for a handful of units
+# In the order of their work: rows are written when a group is done, and where time ends the longest are missing.
+GROUPS = (
+    ("uniform", "weight_error", "ompq", "fisher", "kl", "sqnr", "greedy", "random"),
+    ("ribs", "paper"),
+    ("hawq", "genetic"),
+    ("limpq", "fracbits", "dnas"),
+)  # "exhaustive" is for a handful of units
+OWN = ("ribs", "paper")
+Row = dict[str, Any]  # a run of one method; keys as `rows_of` has them
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="*", default=["resnet18", "mobilenetv2_050", "vit"])
-    parser.add_argument("--methods", default=",".join(["ribs", "paper", *(m for m in RIVALS if m not in SLOW)]))
-    parser.add_argument("--bops", default="3/3,3.5/3.5,4/4")
-    parser.add_argument("--size", default="4/4", help="'' for none")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=128)
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    for name in options.networks:
-        count = digits.RECIPES[name].digits
-        draw = {1: digits.one_digit, 2: digits.two_digits}[count]
-        images, labels = (each.to(options.device) for each in draw("test", TEST, seed=1))
-        batches = [x for x, _ in digits.batches("train", count, 64, options.samples // 64, seed=1000)]
-        model = digits.trained(name, progress=False).to(options.device)
+def rows_of(network: str, seed: int, options: argparse.Namespace) -> list[Row]:
+    """Run the methods on one network and calibration set; rows are also printed and written as they come."""
+    count = digits.RECIPES[network].digits
+    draw = {1: digits.one_digit, 2: digits.two_digits}[count]
+    images, labels = (each.to(options.device) for each in draw("test", TEST, seed=1))
+    batches = [x for x, _ in digits.batches("train", count, 64, options.samples // 64, seed=1000 + seed)]
+    model = digits.trained(network, progress=False).to(options.device)
 
-        def top1(network: nn.Module, images: torch.Tensor = images, labels: torch.Tensor = labels) -> float:
-            return digits.accuracy(network, images, labels)
+    def top1(quantized: nn.Module) -> float:
+        return digits.accuracy(quantized, images, labels)
 
-        def table(
-            budgets: list[ribs.Budget], activations: int | None, model: nn.Module = model, batches=batches, top1=top1
-        ) -> ribs.Comparison:
-            return ribs.compare(
+    print(f"\n{network}: float {top1(model):.2f} % top-1 of {TEST}, {options.samples} samples, seed {seed}", flush=True)
+    bops, size = (list(filter(None, bounds.split(","))) for bounds in (options.bops, options.size))
+    kinds = {"{}": ([ribs.Budget(bops=bound) for bound in bops], None)}
+    kinds |= {f"{{}}, MP/{bits}": ([ribs.Budget(size=bound) for bound in size], bits) for bits in (8, 4)}
+    rows = []
+    for group in GROUPS:
+        methods = [method for method in group if method in options.methods.split(",")]
+        for label, (budgets, activations) in kinds.items():
+            if not methods or not budgets:
+                continue
+            comparison = ribs.compare(
                 model,
                 batches,
                 budgets,
-                methods=options.methods.split(","),
-                seeds=range(options.seeds),
+                methods=methods,
+                seeds=[seed],
                 activation_bits=activations,
                 evaluate=top1,
                 progress=False,
             )
+            for run in comparison.runs:
+                row = {
+                    "network": network,
+                    "budget": label.format(run.budget),
+                    "method": run.method,
+                    "seed": seed,
+                    "loss": run.loss,
+                    "top1": run.metric,
+                    "work": run.forward_equivalents,
+                    "seconds": run.seconds,
+                }
+                rows.append(row)
+                print(", ".join(f"{value:.5g}" if isinstance(value, float) else str(value) for value in row.values()))
+                if options.out:
+                    with options.out.open("a") as file:
+                        file.write(json.dumps(row) + "\n")
+            print(end="", flush=True)
+    return rows
 
-        print(f"\n{name}: float {top1(model):.2f} % top-1 of {TEST}, {options.samples} calibration samples", flush=True)
-        if options.bops:
-            print(table([ribs.Budget(bops=bound) for bound in options.bops.split(",")], None), flush=True)
-        for activations in (8, 4) if options.size else ():
-            print(f"\nMP/{activations}", flush=True)
-            print(table([ribs.Budget(size=bound) for bound in options.size.split(",")], activations), flush=True)
+
+def behind(rows: list[Row], other: list[Row]) -> tuple[float, float]:
+    """How much more loss one method has than another on the same sets, on average, and the standard error of that."""
+    theirs = {row["seed"]: row["loss"] for row in other}
+    differences = [row["loss"] - theirs[row["seed"]] for row in rows if row["seed"] in theirs]
+    error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    return statistics.fmean(differences), error
+
+
+def tables(rows: list[Row]) -> str:
+    """A table for each network and budget, and how often ribs and Algorithm 1 are first in loss."""
+    cells: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    for row in rows:
+        cells.setdefault((row["network"], row["budget"]), {}).setdefault(row["method"], []).append(row)
+    parts, first = [], {name: [0, 0] for name in OWN}
+    for (network, budget), methods in cells.items():
+        seeds = max(map(len, methods.values()))
+        ended = {name: own for name, own in methods.items() if len(own) == seeds}
+        mean = {name: statistics.fmean(row["loss"] for row in own) for name, own in ended.items()}
+        best = min(mean, key=lambda name: mean[name] if math.isfinite(mean[name]) else math.inf)
+        lines = []
+        for name in sorted(ended, key=mean.__getitem__):
+            more, error = behind(ended[name], ended[best])
+            is_first = name == best or more <= error
+            if name in first:
+                first[name][0] += is_first
+                first[name][1] += 1
+            top1, work, seconds = (
+                statistics.fmean(row[key] for row in ended[name]) for key in ("top1", "work", "seconds")
+            )
+            cell = [name, f"{mean[name]:.4g}{' *' if is_first else '  '}", f"{more:.2g}", f"{error:.2g}"]
+            lines.append([*cell, f"{top1:.2f}", f"{work:.1f}", f"{seconds:.1f}"])
+        missing = ", ".join(f"{name} {len(own)}" for name, own in methods.items() if name not in ended)
+        header = ["method", "loss  ", "behind the first", "+-", "top-1 %", "work", "seconds"]
+        parts.append(f"\n{network}, {budget}: {seeds} seeds{f'; fewer of {missing}' if missing else ''}")
+        parts.append(text_table(header, lines, right=range(1, len(header))))
+    parts.append("\n* first in loss, or behind by no more than the standard error of the difference on the same sets")
+    parts += [f"{name}: so in {wins} of {count} cells" for name, (wins, count) in first.items() if count]
+    return "\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", default=["resnet18", "mobilenetv2_050", "vit"], metavar="network")
+    parser.add_argument("--methods", default=",".join(method for group in GROUPS for method in group))
+    parser.add_argument("--bops", default="3/3,3.5/3.5,4/4", help="'' for none")
+    parser.add_argument("--size", default="4/4", help="'' for none")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="a file to add a line of JSON to for each run")
+    parser.add_argument("--merge", type=Path, nargs="+", help="files written by --out; nothing is run")
+    options = parser.parse_args()
+    if options.merge:
+        rows = [json.loads(line) for file in options.merge for line in file.read_text().splitlines()]
+    else:
+        torch.set_num_threads(1)
+        warnings.simplefilter("ignore")
+        print(machine(options.device))
+        rows = [row for name in options.networks for seed in options.seeds for row in rows_of(name, seed, options)]
+    print(tables(rows))
 
 
 if __name__ == "__main__":

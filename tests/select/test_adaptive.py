@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from made_up import PAIRS, Network
-from ribs.select.adaptive import PROPOSALS
+from ribs.select.adaptive import LEAST_STEP, PROPOSALS
 from ribs.select.errors import InfeasibleBudgetError
 from ribs.select.race import Race
 from ribs.select.search import repeated_ilp
@@ -204,3 +204,49 @@ def test_the_estimates_of_an_iteration_are_about_the_reference():
         assert (zeros.sum(axis=1) >= 1).all()
         assert (iteration.standard_errors[zeros] == 0).all()
         assert (iteration.samples <= 8).all()
+
+
+def test_it_ends_early_where_the_model_expects_nothing_more():
+    network = Network(0, dimensions=100, luck=0.0)
+    limit = network.limit(3)
+    trace = network.search(limit, iterations=40)
+    assert len(trace.iterations) < 12
+    assert trace.best_loss == pytest.approx(network.optimum(limit))
+
+
+def test_units_take_what_was_measured_or_what_is_next_to_it():
+    network = Network(0, units=12)
+    seen = []
+
+    def measure(choices, shard):
+        seen.extend(choice for choice in choices if choice not in seen)
+        return network.measure(choices, shard)
+
+    network.search(network.limit(3), measure=measure, iterations=6)
+    first = 1 + sum((k > 0) + (k < 4) for k in seen[0])
+    far = 0
+    for begin in range(first, len(seen), PROPOSALS):
+        known = [{choice[unit] for choice in seen[:begin]} for unit in range(12)]
+        for unit, k in itertools.chain.from_iterable(map(enumerate, seen[begin : begin + PROPOSALS])):
+            assert min(abs(k - other) for other in known[unit]) <= 1
+            far += k not in known[unit]
+    assert far  # what is next to it is taken
+
+
+def test_m_shrinks_with_steps_that_turn_out_badly():
+    network = Network(2, units=12)
+    start = []
+
+    def measure(choices, shard):
+        """Whatever changes more than one unit of the start is far worse than it."""
+        start[:] = start or choices[:1]
+        changes = [sum(a != b for a, b in zip(choice, start[0], strict=True)) for choice in choices]
+        losses = network.measure(choices, shard)
+        return [loss + 100.0 * (many > 1) for loss, many in zip(losses, changes, strict=True)]
+
+    trace = network.search(network.limit(3), measure=measure, iterations=4)
+    reference = tuple((trace.iterations[0].deltas == 0).argmax(axis=1).tolist())
+    proposed = list(dict.fromkeys(choice for choice, shard in network.asked))[-4 * PROPOSALS :]
+    changes = [sum(a != b for a, b in zip(choice, reference, strict=True)) for choice in proposed]
+    assert max(changes[:PROPOSALS]) > LEAST_STEP
+    assert max(changes[-PROPOSALS:]) <= LEAST_STEP

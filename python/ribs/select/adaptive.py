@@ -3,12 +3,14 @@
 It differs from Algorithm 1 of the paper in four ways. It starts within the budgets, at the configuration that would be
 best if all units were equally sensitive, and not at 8 bits, where effects are others than at few bits. It estimates
 effects from whole configurations too (see `surrogate`), so that an iteration costs a few losses and not one for each
-candidate. It only moves to what was measured to be better. And the number of units that may change, M, follows the
-steps that turn out well.
+candidate. It only moves to what was measured to be better. And it stays where the model can be trusted: the number of
+units that may change, M, grows with steps that turn out well and shrinks with others, and units take candidates that
+were measured, in whatever configuration, or those next to them.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import operator
@@ -28,6 +30,7 @@ PROPOSALS = 4  # measured in one iteration
 DRAWS = 24  # at most, for as many proposals
 LEAST_STEP = 4  # what M does not fall below, so that it can grow again
 PATIENCE = 3  # iterations without a better configuration, after which a race goes on to more samples
+ENOUGH = 0.01  # standard errors of the loss; as many iterations in a row that promise no more end the search
 KEPT = 8  # configurations that a race takes to more samples
 LISTED = 20_000  # configurations, up to which all are looked through
 MOVES = 1000  # of single units, those of least expected loss, that are combined in pairs
@@ -57,7 +60,8 @@ def adaptive_search(
     iterations: how many programs, at most. Each is followed by measuring a few configurations: its solution, that with
         half as many changes, and solutions for effects drawn from what is still possible (Thompson sampling). Before
         that each candidate next to the start's is measured alone. The search ends early when there is nothing new to
-        measure.
+        measure, or when of three iterations in a row the improvements that the model expects of their configurations
+        add up to less than a hundredth of the standard error of the loss.
     update_size: M, the most units that the first program may change; all by default.
     race: measure on few samples first, and on twice as many whenever nothing better has been found for a while; only
         the best are then measured again. By default all are measured on all samples.
@@ -98,6 +102,7 @@ class Adaptive:
         counts = [len(samples.shards)] if race is None else race.rounds(samples.ends)
         self.count, self.later = counts[0], counts[1:]  # shards that are measured now, and afterwards
         self.stopped = False
+        self.settled = 0  # iterations in a row of whose proposals little was expected
         self.gaps: list[float] = []  # of the programs of the present iteration
 
     def run(
@@ -115,7 +120,7 @@ class Adaptive:
         while len(done) < iterations and not self.stopped:
             self.fit(reference)
             self.gaps.clear()
-            proposals = self.agree(list(self.proposals(reference, size, generator)))
+            proposals = self.agree(self.unless_settled(list(self.proposals(reference, size, generator)), reference))
             if not proposals or (waiting >= PATIENCE and self.later):
                 if not self.later:
                     break
@@ -127,8 +132,8 @@ class Adaptive:
             found = min(measured, key=lambda choice: (self.loss(choice), choice))
             done.append(self.iteration(reference, found))
             on_iteration(done[-1])
-            size = min(problem.units, max(LEAST_STEP, 2 * changes(reference, found)))
-            new = self.best()
+            new, most = self.best(), changes(reference, found)
+            size = min(problem.units, max(LEAST_STEP, 2 * most if new == found else most // 2))
             waiting = 0 if new != reference else waiting + 1
             reference = new
         return finish(problem, samples, first, done, self.stopped)
@@ -156,14 +161,27 @@ class Adaptive:
 
     def neighbours(self, reference: Choice) -> Iterator[tuple[int, int]]:
         """(unit, candidate) next to the reference's: with none between them in weight and activation bits."""
-        for unit, (options, present) in enumerate(zip(self.bits, reference, strict=True)):
-            usable = [k for k in np.flatnonzero(self.problem.allowed[unit]).tolist() if options[k] != options[present]]
-            own = options[present]
-            for k in usable:
-                if _comparable(own, options[k]) and not any(
-                    options[other] != options[k] and _between(own, options[other], options[k]) for other in usable
-                ):
-                    yield unit, k
+        for unit, present in enumerate(reference):
+            for k in np.flatnonzero(self.next_to(unit)[present]).tolist():
+                yield unit, k
+
+    def next_to(self, unit: int) -> NDArray[np.bool_]:
+        """[K, K] whether the second of two candidates is usable and next to the first."""
+        return _next_to(tuple(self.bits[unit]), tuple(self.problem.allowed[unit].tolist()))
+
+    def within_reach(self) -> NDArray[np.bool_]:
+        """[N, K] the candidates that were measured in some configuration, and those next to them.
+
+        Farther away the model only has its prior to go by, while at the lowest bits losses are up to a thousand times
+        as high as at those next to them.
+        """
+        measured = np.zeros_like(self.problem.allowed)
+        units = np.arange(self.problem.units)
+        for choice in self.samples.choices:
+            measured[units, list(choice)] = True
+        beside = [self.next_to(unit)[own].any(axis=0) for unit, own in enumerate(measured)]
+        reach: NDArray[np.bool_] = (measured | np.array(beside)) & self.problem.allowed
+        return reach
 
     def measure(self, reference: Choice, choices: Sequence[Choice]) -> None:
         """Measure them, and exclude what makes losses that are not finite."""
@@ -238,6 +256,13 @@ class Adaptive:
             seen.add(choice)
             yield choice
 
+    def unless_settled(self, proposals: list[Choice], reference: Choice) -> list[Choice]:
+        """The proposals, or none where little has been expected of them for a while."""
+        if proposals:
+            expected = self.model.improvements(proposals, reference, self.loss(reference)).sum()
+            self.settled = self.settled + 1 if expected <= ENOUGH * self.samples.standard_error(reference) else 0
+        return [] if self.settled >= PATIENCE else proposals
+
     def candidates(
         self, reference: Choice, sizes: tuple[int, int], generator: np.random.Generator, draws: int = DRAWS
     ) -> Iterator[Choice]:
@@ -252,9 +277,11 @@ class Adaptive:
             for row, own in zip(self.problem.costs, reference, strict=True)
         ]
 
+        reach = self.within_reach()
+
         def solution(effects: Array, most: int) -> Choice:
             """The configuration of least total effect that changes at most so many units of the reference."""
-            found = solve(effects, costs, (*self.problem.limits, most), self.problem.allowed)
+            found = solve(effects, costs, (*self.problem.limits, most), reach)
             self.gaps.append(found.gap)
             return found.choice
 
@@ -272,7 +299,7 @@ class Adaptive:
             yield from (every[i] for i in np.argsort(self.model.predict(every), kind="stable").tolist())
             return
         present = np.array(reference)
-        others = self.problem.allowed.copy()
+        others = self.within_reach()
         others[np.arange(len(present)), present] = False
         effects = self.model.effects(reference)[others]
         first = np.argsort(effects, kind="stable")[:MOVES]
@@ -295,6 +322,7 @@ class Adaptive:
         comparable = [choice for choice in known if self.samples.shards_of(choice) == self.count]
         comparable.sort(key=lambda choice: (self.samples.mean(choice), choice))
         self.count, *self.later = self.later
+        self.settled = 0
         self.measure(reference, comparable[:KEPT])
 
     def seen(self) -> NDArray[np.int64]:
@@ -335,9 +363,15 @@ def changed(reference: Choice, unit: int, k: int) -> Choice:
     return (*reference[:unit], k, *reference[unit + 1 :])
 
 
-def _comparable(a: Bits, b: Bits) -> bool:
-    return (a[0] - b[0]) * (a[1] - b[1]) >= 0
-
-
-def _between(a: Bits, middle: Bits, b: Bits) -> bool:
-    return all(min(x, z) <= y <= max(x, z) for x, y, z in zip(a, middle, b, strict=True)) and middle != a
+@functools.cache
+def _next_to(options: tuple[Bits, ...], usable: tuple[bool, ...]) -> NDArray[np.bool_]:
+    """[K, K] whether one has no fewer bits of either kind than the other, and no usable one lies between them."""
+    bits = np.array(options)
+    away = bits[None] - bits[:, None]  # [from, to, 2]
+    other = away.any(axis=2) & np.array(usable)
+    comparable = other & (away[..., 0] * away[..., 1] >= 0)
+    low, high = np.minimum(bits[:, None], bits[None]), np.maximum(bits[:, None], bits[None])
+    inside = ((low[:, :, None] <= bits) & (bits <= high[:, :, None])).all(axis=3)  # [from, to, middle]
+    between = inside & other[:, None, :] & away.any(axis=2)[None]
+    next_to: NDArray[np.bool_] = comparable & ~between.any(axis=2)
+    return next_to

@@ -161,14 +161,8 @@ class _Front:
 
     def gain(self, place: int, best: Choice, choice: Choice) -> float:
         """The improvement that is expected of a configuration, as a share of the loss."""
-        model, loss = self.searches[place].model, self.samples.mean(best)
-        expected = float(model.predict([choice])[0])
-        # What the model leaves out is luck, good or bad.
-        error = math.hypot(float(model.deviations([choice], best)[0]), model.noise * expected) or 1e-300
-        less = (loss - expected) / error
-        density = math.exp(-less * less / 2) / math.sqrt(2 * math.pi)
-        improvement = error * (less * 0.5 * math.erfc(-less / math.sqrt(2)) + density)
-        return improvement / (abs(loss) or 1.0)
+        loss = self.samples.mean(best)
+        return float(self.searches[place].model.improvements([choice], best, loss)[0]) / (abs(loss) or 1.0)
 
     def resize(self, place: int, best: Choice | None, choice: Choice) -> None:
         """M is twice the changes of a step that was taken, and as many as those of one that was not."""

@@ -92,7 +92,7 @@ def search(
     algorithm: "adaptive", or "paper" for Algorithm 1 of RIBS as it is written. docs/algorithms.md compares them.
     update_size: of "paper", the units changed in each iteration after the first, which changes all (its M), by default
         half; of "adaptive", the most units that the first program may change, by default all.
-    iterations: number of integer linear programs solved (the paper's N_iter); by default 10 of "paper" and 1.5 for each
+    iterations: number of integer linear programs solved (the paper's N_iter); by default 10 of "paper" and 2 for each
         unit of "adaptive", whose iterations measure four configurations each and not all candidates.
     calibration_samples: how many of the loader's samples are used.
     pool_batches: fit the steps of activations to all batches together; by default each batch has its own, and these

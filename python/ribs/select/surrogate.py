@@ -15,6 +15,7 @@ power are those of the greatest marginal likelihood. Plain numpy; choices are tu
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -77,8 +78,8 @@ class LossModel:
             for share, growth in itertools.product(NOISES, GROWTHS)
         ]
         self._fit = max(fits, key=lambda fit: fit.likelihood)
-        self._weights = self._rows.T @ np.linalg.solve(self._fit.factor.T, self._fit.residual)
-        self._whitened = np.linalg.solve(self._fit.factor, self._rows)
+        self._whitener = np.linalg.inv(self._fit.factor)
+        self._weights = self._rows.T @ (self._whitener.T @ self._fit.residual)
 
     @property
     def noise(self) -> float:
@@ -98,8 +99,7 @@ class LossModel:
         """[N, K] such changes drawn from what is still possible."""
         prior = generator.standard_normal(self._rows.shape[1])
         seen = self._rows @ prior + self._fit.noise * generator.standard_normal(len(self._rows))
-        factor = self._fit.factor
-        correction = self._rows.T @ np.linalg.solve(factor.T, np.linalg.solve(factor, seen))
+        correction = self._rows.T @ (self._whitener.T @ (self._whitener @ seen))
         return self._table(self._weights + prior - correction, reference)
 
     def errors(self, reference: Choice) -> Array:
@@ -113,7 +113,8 @@ class LossModel:
     def deviations(self, choices: ArrayLike, reference: ArrayLike) -> Array:
         """[len(choices)] standard deviations of their losses less the reference's, without what is left as noise."""
         rows = self._features(np.asarray(choices)) - self._features(np.asarray(reference)[None])
-        variance = (rows**2).sum(axis=1) - ((rows @ self._whitened.T) ** 2).sum(axis=1)
+        whitened = rows @ self._rows.T @ self._whitener.T
+        variance = (rows**2).sum(axis=1) - (whitened**2).sum(axis=1)
         deviations: Array = np.sqrt(np.maximum(variance, 0.0)) * self._unit
         return deviations
 
@@ -121,6 +122,18 @@ class LossModel:
         """[len(choices)] expected losses."""
         losses: Array = (self._fit.mean + self._features(np.array(choices)) @ self._weights) * self._unit
         return losses
+
+    def improvements(self, choices: Sequence[Choice], reference: Choice, loss: float) -> Array:
+        """[len(choices)] by how much each is expected to be below the loss of the reference, 0 where it is above."""
+        expected = self.predict(choices)
+        # What the model leaves out is luck, good or bad.
+        errors = np.hypot(self.deviations(choices, reference), self.noise * expected)
+        errors = np.maximum(errors, np.finfo(float).tiny)
+        less = (loss - expected) / errors
+        density = np.exp(-less * less / 2) / math.sqrt(2 * math.pi)
+        below = np.array([0.5 * math.erfc(-each / math.sqrt(2)) for each in less])
+        improvements: Array = errors * (less * below + density)
+        return improvements
 
     def _features(self, rows: NDArray[np.int64]) -> Array:
         """[m, 1 + 2 N + 2 N levels + pairs] features of the four parts of the prior."""
@@ -164,8 +177,11 @@ class _Fit:
 
     def __init__(self, share: float, growth: float, kernel: Array, values: Array, noise: Array) -> None:
         self.share, self.growth, self.noise = share, growth, noise
-        self.factor = np.linalg.cholesky(kernel + np.diag(noise**2))
-        whitened = np.linalg.solve(self.factor, np.stack([values, np.ones_like(values)], axis=1))
+        # Two more columns of what is factored are whitened on the way. Their own block only has to be large enough.
+        columns = np.stack([values, np.ones_like(values)], axis=1)
+        enough = (1.0 + ((columns / noise[:, None]) ** 2).sum()) * np.eye(2)
+        factor = np.linalg.cholesky(np.block([[kernel + np.diag(noise**2), columns], [columns.T, enough]]))
+        self.factor, whitened = factor[:-2, :-2], factor[-2:, :-2].T
         self.mean = float(whitened[:, 0] @ whitened[:, 1] / (whitened[:, 1] @ whitened[:, 1]))
         self.residual = whitened[:, 0] - self.mean * whitened[:, 1]
         self.likelihood = float(-0.5 * self.residual @ self.residual - np.log(np.diag(self.factor)).sum())

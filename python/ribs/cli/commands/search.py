@@ -19,7 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--algorithm", choices=("adaptive", "paper"), default="adaptive", help="paper: Algorithm 1 of RIBS as written"
     )
-    parser.add_argument("--iterations", type=int, help="programs solved (default: 1.5 a unit; 10 of paper)")
+    parser.add_argument("--iterations", type=int, help="programs solved (default: 2 a unit; 10 of paper)")
     parser.add_argument("--update-size", type=int, metavar="M", help="units changed at first (paper: after the first)")
     add_samples(parser)
     add_batches(parser)
