@@ -4,10 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ribs import ops
 from ribs.ops import twin
+from ribs.ops.native import is_plain
 from samples import LAYOUTS, SPECIALS, quantizer, same_bits
 
 CODES = [(0, 15, 3), (-8, 7, 0), (0, 255, 128), (0, 1, 0), (-1, 0, 0), (5, 5, 2)]
@@ -159,6 +161,22 @@ class Seen(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names.append(func.overloadpacket.__name__)
         return func(*args, **(kwargs or {}))
+
+
+def test_only_plain_tensors_go_straight_to_native_code(device: torch.device) -> None:
+    x = torch.zeros(3, device=device)
+    assert is_plain(x) and is_plain(x.requires_grad_())
+    with Seen():
+        assert not is_plain(x)
+    with FakeTensorMode():
+        assert not is_plain(torch.zeros(3, device=device))
+    assert not is_plain(torch.ones(3, dtype=torch.complex64, device=device).conj().imag)  # its sign is still to come
+    torch.func.vmap(check_wrapped)(x)
+
+
+def check_wrapped(x: torch.Tensor) -> torch.Tensor:
+    assert not is_plain(x)
+    return x
 
 
 def test_what_watches_operators_sees_both_passes_and_batches_of_gradients_are_taken() -> None:

@@ -1,10 +1,11 @@
 """Calls of the native fake quantizer, whose arguments were checked."""
 
-from functools import cache
-from typing import Any
+import functools
+import operator
 
 import torch
 from torch import Tensor
+from torch._C import DispatchKey, DispatchKeySet
 
 from ribs import _core
 from ribs.ops.build import is_native, on, place
@@ -13,19 +14,23 @@ from ribs.ops.layout import sizes
 ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # as in csrc/ops.h
 
 
+def _keys(device: str) -> DispatchKeySet:
+    """What torch goes through for a tensor that is nothing but memory of a device."""
+    names = (device, f"Autograd{device}", f"Autocast{device}", "ADInplaceOrView")
+    return functools.reduce(operator.or_, (DispatchKeySet(getattr(DispatchKey, name)) for name in names))
+
+
+_PLAIN = {"cpu": _keys("CPU"), "cuda": _keys("CUDA")}
+
+
 def in_torch(x: Tensor) -> bool:
     """Whether there is no native code for x."""
     return x.dtype not in ELEMENTS or not is_native(x.device)
 
 
 def is_plain(x: Tensor) -> bool:
-    """Whether x is memory that native code reads: nothing wraps it, traces it or watches operators."""
-    return torch._C._dispatch_keys(x) == _plain_keys(x.device.type) and torch._C._len_torch_dispatch_stack() == 0
-
-
-@cache
-def _plain_keys(device: str) -> Any:
-    return torch._C._dispatch_keys(torch.empty(0, device=device))
+    """Whether x, of a device with native code, is nothing but memory: not wrapped, traced, or watched."""
+    return torch._C._dispatch_keys(x) == _PLAIN[x.device.type] and torch._C._len_torch_dispatch_stack() == 0
 
 
 def run_forward(
