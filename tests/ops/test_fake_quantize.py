@@ -4,9 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ribs import ops
 from ribs.ops import twin
+from ribs.ops.native import is_plain
 from samples import LAYOUTS, SPECIALS, quantizer, same_bits
 
 CODES = [(0, 15, 3), (-8, 7, 0), (0, 255, 128), (0, 1, 0), (-1, 0, 0), (5, 5, 2)]
@@ -148,6 +151,53 @@ def test_opcheck(layout: str, axis: int | None, device: torch.device) -> None:
     rest, named = learned(x, axis is None)
     arguments = (x, rest[0].requires_grad_(), *rest[1:], *named.values(), 0.5)
     torch.library.opcheck(torch.ops.ribs.fake_quantize.default, arguments)
+
+
+class Seen(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_only_plain_tensors_go_straight_to_native_code(device: torch.device) -> None:
+    x = torch.zeros(3, device=device)
+    assert is_plain(x) and is_plain(x.requires_grad_())
+    with Seen():
+        assert not is_plain(x)
+    with FakeTensorMode():
+        assert not is_plain(torch.zeros(3, device=device))
+    assert not is_plain(torch.ones(3, dtype=torch.complex64, device=device).conj().imag)  # its sign is still to come
+    torch.func.vmap(check_wrapped)(x)
+
+
+def check_wrapped(x: torch.Tensor) -> torch.Tensor:
+    assert not is_plain(x)
+    return x
+
+
+def test_what_watches_operators_sees_both_passes_and_batches_of_gradients_are_taken() -> None:
+    x, step = torch.randn(5, 6).requires_grad_(), torch.tensor(0.1).requires_grad_()
+    grads = torch.randn(3, 5, 6)
+
+    def gradients(grad: torch.Tensor, **options: bool) -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(ops.fake_quantize(x, step, ZERO, -4, 3), (x, step), grad, **options)
+
+    want = [gradients(grad) for grad in grads]
+    with Seen() as seen:
+        found = gradients(grads[0])
+    assert {"fake_quantize", "fake_quantize_backward"} <= set(seen.names)
+    assert all(map(torch.equal, found, want[0]))
+    batched = gradients(grads, is_grads_batched=True)
+    for index, each in enumerate(want):
+        assert all(torch.equal(got[index], part) for got, part in zip(batched, each, strict=True))
+    y = ops.fake_quantize(x, step, ZERO, -4, 3).square().sum()
+    (twice,) = torch.autograd.grad(y, step, create_graph=True)
+    with pytest.warns(UserWarning, match="an autograd kernel was not registered"):  # there is no second derivative
+        twice.backward()
 
 
 class Layer(torch.nn.Module):

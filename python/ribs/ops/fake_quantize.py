@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ribs.ops import check, twin
 from ribs.ops.layout import dense, same_layout, written
-from ribs.ops.native import in_torch, run_backward, run_forward
+from ribs.ops.native import in_torch, is_plain, run_backward, run_forward
 
 _OP = "fake_quantize"
 _OP_BACKWARD = "fake_quantize_backward"
@@ -75,7 +75,7 @@ def fake_quantize(
     check.output(_OP, out, x, None, step, zero_point)
     if in_torch(x):
         return out.copy_(twin.fake_quantize(x, *quantizer))
-    run_forward(x, *quantizer, out)
+    run_forward(x, *quantizer, out=out)
     written(out)
     return out
 
@@ -129,7 +129,7 @@ def fake_quantize_backward(
     if in_torch(x):
         grad_x, grad_step = twin.fake_quantize_backward(grad, x, *quantizer, scale)
         return out.copy_(grad_x), grad_step
-    grad_step = run_backward(grad, x, *quantizer, scale, out)
+    grad_step = run_backward(grad, x, *quantizer, scale, grad_x=out)
     written(out)
     return out, grad_step
 
@@ -137,10 +137,10 @@ def fake_quantize_backward(
 # Below, `quantizer` is step, zero_point, qmin, qmax, axis, floor and signs; torch leaves defaults at the end away.
 
 
-def _check(x: Tensor, step: Tensor, *rest: Any) -> None:
-    check.quantizer(_OP, x, step, *rest)
+def _check(x: Tensor, *quantizer: Any) -> None:
+    check.quantizer(_OP, x, *quantizer)
     if x.device.type == "cpu":
-        check.positive_step(_OP, step, floor=rest[4] if len(rest) > 4 else None)
+        check.positive_step(_OP, quantizer[0], floor=quantizer[5])
 
 
 def _forward(
@@ -158,8 +158,13 @@ def _forward(
     _check(x, *quantizer)
     if in_torch(x):
         return twin.fake_quantize(x, *quantizer)
+    return _values(x, *quantizer)
+
+
+def _values(x: Tensor, *quantizer: Any) -> Tensor:
+    """What native code gives for arguments that were checked."""
     out = torch.empty_like(x)
-    run_forward(dense(x), *quantizer, out)
+    run_forward(dense(x), *quantizer, out=out)
     return out
 
 
@@ -180,10 +185,15 @@ def _backward(
     check.like(_OP_BACKWARD, "grad", grad, x)
     if in_torch(x):
         return twin.fake_quantize_backward(grad, x, *quantizer, scale)
+    return _gradients(grad, x, *quantizer, scale)
+
+
+def _gradients(grad: Tensor, x: Tensor, *quantizer: Any) -> tuple[Tensor, Tensor]:
+    """The native gradients, of arguments that were checked; `quantizer` has the scale at its end."""
     x, grad_x = dense(x), torch.empty_like(x)
     if not same_layout(grad, x):
         grad = torch.empty_like(x).copy_(grad)
-    return grad_x, run_backward(grad, x, *quantizer, scale, grad_x)
+    return grad_x, run_backward(grad, x, *quantizer, grad_x=grad_x)
 
 
 def _forward_fake(x: Tensor, *quantizer: Any) -> Tensor:
@@ -200,8 +210,8 @@ def _backward_fake(grad: Tensor, x: Tensor, *quantizer: Any) -> tuple[Tensor, Te
 class _FakeQuantize(torch.autograd.Function):
     """The operator with its gradients.
 
-    A training step runs this for every quantizer, and what torch.library.register_autograd would make in its place
-    takes longer than a small kernel.
+    A training step runs this for every quantizer. What torch.library.register_autograd would make in its place, and
+    each further call by way of torch, takes longer than a small kernel.
     """
 
     @staticmethod
@@ -209,6 +219,10 @@ class _FakeQuantize(torch.autograd.Function):
         x, step, zero_point, qmin, qmax, axis, floor, signs, scale = arguments
         ctx.save_for_backward(x, step, zero_point, floor, signs)
         ctx.numbers = qmin, qmax, axis, scale
+        ctx.native = not in_torch(x) and is_plain(x) and is_plain(step)
+        if ctx.native:
+            _check(*arguments[:-1])
+            return _values(*arguments[:-1])
         with torch._C._AutoDispatchBelowAutograd():
             result: Tensor = _fake_quantize(*arguments)
         return result
@@ -217,7 +231,11 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, step, zero_point, floor, signs = ctx.saved_tensors
         qmin, qmax, axis, scale = ctx.numbers
-        grad_x, grad_step = _fake_quantize_backward(grad, x, step, zero_point, qmin, qmax, axis, floor, signs, scale)
+        rest = (x, step, zero_point, qmin, qmax, axis, floor, signs, scale)
+        if ctx.native and not torch.is_grad_enabled() and is_plain(grad):
+            grad_x, grad_step = _gradients(grad, *rest)
+        else:
+            grad_x, grad_step = _fake_quantize_backward(grad, *rest)
         return grad_x, grad_step, *[None] * 7
 
 

@@ -41,6 +41,15 @@ def split(x: Tensor, order: list[int], axis: int | None) -> tuple[int, int, int]
     return prod(shape[:at]), shape[at], prod(shape[at + 1 :])
 
 
+def sizes(x: Tensor, axis: int | None) -> tuple[int, int, int]:
+    """Give `split` of a dense x in its memory order."""
+    if axis is None:
+        return 1, 1, x.numel()
+    order = memory_order(x)
+    assert order is not None
+    return split(x, order, axis)
+
+
 def same_layout(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one shape have their elements at the same places; dimensions of 1 have no stride."""
     if a.stride() == b.stride() or a.numel() == 0:
