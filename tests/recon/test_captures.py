@@ -128,6 +128,7 @@ def test_steps_that_cannot_be_captured_are_done_as_they_are(at, monkeypatch, cap
 
 
 def test_a_search_that_begins_each_piece_part_of_the_way_ends_the_same(monkeypatch):
+    monkeypatch.setattr("ribs.select.run.SHARE", 0.25)
     method = ribs.QDrop(**FACTS | {"iterations": 4 * captures.LEAST}, activation_lr=0.01)
     options = {"reconstruct": method, "finish": method, "profile": "race", "budget": "3/3", "bits": (2, 4)}
     plain, found = content(search(data=loader(2, 12), **options)), StandIn()

@@ -117,7 +117,7 @@ def measuring(
             recipe = f"{setup.network.recipe.name}, {steps}; {options.execution}"
             fields = identity(model, shards, setup.plans[0], options.loss, recipe=recipe, seed=options.seed)
             if options.reconstruct is not None:
-                profile = "race" if options.share else "full"
+                profile = f"race, {options.share:g} of the iterations" if options.share else "full"
                 pieces = f"pieces of at most {options.store_mib:g} MiB"
                 fields["reconstruction"] = f"{options.reconstruct}, {profile}; {pieces}"
             ranks.check_same({**fields, **same})

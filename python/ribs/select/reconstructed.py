@@ -21,7 +21,7 @@ from ribs.select.measurement import Key, Losses, Measurement
 from ribs.select.ranks import Ranks
 from ribs.select.samples import Choice
 
-SHARE = 0.25  # of the iterations that "race" does for each configuration
+SHARE = 0.1  # of the iterations that "race" does for each configuration
 PASSES_OF_A_STEP = 3  # forward, and backward about twice as much
 FULL_ITERATIONS = 20_000  # of the configuration found, as in the papers
 
