@@ -1,8 +1,8 @@
 """Ribs beside Algorithm 1 of the paper and the other ways to choose bits, on networks trained on the digits task.
 
 Run: python benchmarks/rivals.py [network ...] [--methods M,M] [--bops 3/3,4/4] [--size 4/4] [--seeds 0 1 2]
-    [--samples N] [--device cuda] [--out ROWS]
-For the tables of rows from several runs: python benchmarks/rivals.py --merge ROWS [ROWS ...]
+    [--samples N] [--batch N] [--device cuda]
+For the tables of what several runs printed: python benchmarks/rivals.py --merge LOG [LOG ...]
 All choose within the same budgets, with the same quantizers; loss on the calibration samples, top-1 on unseen canvases.
 A budget of size fixes all activations at 8 bits (MP/8) and then at 4 (MP/4). A seed draws the calibration set too, so
 that methods without chance of their own have as many runs, and all are compared on the same sets.
@@ -25,23 +25,28 @@ from ribs.cli import digits
 from ribs.select.table import text_table
 
 TEST = 2048
-# In the order of their work: rows are written when a group is done, and where time ends the longest are missing.
+# Rows are printed when all budgets of a group are done: where time ends, the longest or least known are missing.
 GROUPS = (
-    ("uniform", "weight_error", "ompq", "fisher", "kl", "sqnr", "greedy", "random"),
-    ("ribs", "paper"),
-    ("hawq", "genetic"),
-    ("limpq", "fracbits", "dnas"),
+    ("uniform", "weight_error", "ompq", "fisher", "kl", "sqnr"),
+    ("ribs",),
+    ("paper",),
+    ("greedy", "genetic", "random", "hawq"),
+    ("limpq",),
+    ("fracbits",),
+    ("dnas",),
 )  # "exhaustive" is for a handful of units
 OWN = ("ribs", "paper")
 Row = dict[str, Any]  # a run of one method; keys as `rows_of` has them
 
 
 def rows_of(network: str, seed: int, options: argparse.Namespace) -> list[Row]:
-    """Run the methods on one network and calibration set; rows are also printed and written as they come."""
+    """Run the methods on one network and calibration set; rows are also printed as they come, as JSON."""
     count = digits.RECIPES[network].digits
     draw = {1: digits.one_digit, 2: digits.two_digits}[count]
     images, labels = (each.to(options.device) for each in draw("test", TEST, seed=1))
-    batches = [x for x, _ in digits.batches("train", count, 64, options.samples // 64, seed=1000 + seed)]
+    batches = [
+        x for x, _ in digits.batches("train", count, options.batch, options.samples // options.batch, 1000 + seed)
+    ]
     model = digits.trained(network, progress=False).to(options.device)
 
     def top1(quantized: nn.Module) -> float:
@@ -79,11 +84,7 @@ def rows_of(network: str, seed: int, options: argparse.Namespace) -> list[Row]:
                     "seconds": run.seconds,
                 }
                 rows.append(row)
-                print(", ".join(f"{value:.5g}" if isinstance(value, float) else str(value) for value in row.values()))
-                if options.out:
-                    with options.out.open("a") as file:
-                        file.write(json.dumps(row) + "\n")
-            print(end="", flush=True)
+                print(json.dumps(row), flush=True)
     return rows
 
 
@@ -135,12 +136,13 @@ def main() -> None:
     parser.add_argument("--size", default="4/4", help="'' for none")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, help="a file to add a line of JSON to for each run")
-    parser.add_argument("--merge", type=Path, nargs="+", help="files written by --out; nothing is run")
+    parser.add_argument("--merge", type=Path, nargs="+", help="what other runs printed; nothing is run")
     options = parser.parse_args()
     if options.merge:
-        rows = [json.loads(line) for file in options.merge for line in file.read_text().splitlines()]
+        lines = [line for log in options.merge for line in log.read_text().splitlines()]
+        rows = [json.loads(line) for line in lines if line.startswith("{")]
     else:
         torch.set_num_threads(1)
         warnings.simplefilter("ignore")

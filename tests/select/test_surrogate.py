@@ -123,6 +123,21 @@ def test_draws_have_the_mean_and_the_covariance_of_the_posterior():
         assert found == pytest.approx(covariance, abs=0.1 * sizes[0] * sizes[1] + 1e-9)
 
 
+def test_improvements_are_those_of_many_drawn_losses():
+    choices, losses = measured(TIED)
+    model = LossModel(TIED)
+    model.fit(choices, losses, np.zeros(len(losses)))
+    reference, others = choices[0], choices[3:7]
+    expected = model.predict(others)
+    errors = np.hypot(model.deviations(others, reference), model.noise * expected)
+    drawn = expected + errors * np.random.default_rng(0).standard_normal((100_000, 1))
+    for loss in expected:
+        improvements = model.improvements(others, reference, loss)
+        sampled = np.maximum(0, loss - drawn).mean(axis=0)
+        assert (np.abs(improvements - sampled) < 0.01 * np.maximum(errors, sampled)).all()
+        assert (improvements > 0.1 * errors).any()
+
+
 def test_an_additive_loss_is_found_out_and_its_noise_is_small():
     bits = [[(b, b) for b in range(2, 9)]] * 4
     slopes = np.array([9.0, 1.0, 4.0, 0.1])

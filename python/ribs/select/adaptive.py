@@ -10,7 +10,6 @@ were measured, in whatever configuration, or those next to them.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import operator
@@ -22,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from ribs.select.ilp import Costs, solve
 from ribs.select.problem import Problem
 from ribs.select.race import Race
+from ribs.select.reach import neighbours, within_reach
 from ribs.select.samples import Choice, Measure, Samples, standard_error
 from ribs.select.search import Iteration, Trace, finish
 from ribs.select.surrogate import Array, Bits, LossModel
@@ -160,28 +160,12 @@ class Adaptive:
                 problem.allowed[i, choice[i]] = False
 
     def neighbours(self, reference: Choice) -> Iterator[tuple[int, int]]:
-        """(unit, candidate) next to the reference's: with none between them in weight and activation bits."""
-        for unit, present in enumerate(reference):
-            for k in np.flatnonzero(self.next_to(unit)[present]).tolist():
-                yield unit, k
-
-    def next_to(self, unit: int) -> NDArray[np.bool_]:
-        """[K, K] whether the second of two candidates is usable and next to the first."""
-        return _next_to(tuple(self.bits[unit]), tuple(self.problem.allowed[unit].tolist()))
+        """(unit, candidate) next to the reference's."""
+        return neighbours(self.bits, self.problem.allowed, reference)
 
     def within_reach(self) -> NDArray[np.bool_]:
-        """[N, K] the candidates that were measured in some configuration, and those next to them.
-
-        Farther away the model only has its prior to go by, while at the lowest bits losses are up to a thousand times
-        as high as at those next to them.
-        """
-        measured = np.zeros_like(self.problem.allowed)
-        units = np.arange(self.problem.units)
-        for choice in self.samples.choices:
-            measured[units, list(choice)] = True
-        beside = [self.next_to(unit)[own].any(axis=0) for unit, own in enumerate(measured)]
-        reach: NDArray[np.bool_] = (measured | np.array(beside)) & self.problem.allowed
-        return reach
+        """[N, K] what was measured in whatever configuration, and what is next to it."""
+        return within_reach(self.bits, self.problem.allowed, self.samples.choices)
 
     def measure(self, reference: Choice, choices: Sequence[Choice]) -> None:
         """Measure them, and exclude what makes losses that are not finite."""
@@ -361,17 +345,3 @@ def changes(a: Choice, b: Choice) -> int:
 
 def changed(reference: Choice, unit: int, k: int) -> Choice:
     return (*reference[:unit], k, *reference[unit + 1 :])
-
-
-@functools.cache
-def _next_to(options: tuple[Bits, ...], usable: tuple[bool, ...]) -> NDArray[np.bool_]:
-    """[K, K] whether one has no fewer bits of either kind than the other, and no usable one lies between them."""
-    bits = np.array(options)
-    away = bits[None] - bits[:, None]  # [from, to, 2]
-    other = away.any(axis=2) & np.array(usable)
-    comparable = other & (away[..., 0] * away[..., 1] >= 0)
-    low, high = np.minimum(bits[:, None], bits[None]), np.maximum(bits[:, None], bits[None])
-    inside = ((low[:, :, None] <= bits) & (bits <= high[:, :, None])).all(axis=3)  # [from, to, middle]
-    between = inside & other[:, None, :] & away.any(axis=2)[None]
-    next_to: NDArray[np.bool_] = comparable & ~between.any(axis=2)
-    return next_to
