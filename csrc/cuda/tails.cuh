@@ -67,9 +67,7 @@ __device__ void suffix_sums(Tail* tails, int64_t entries) {
         while ((i - first) % kFetched != 0) add(tails[i - 1]);
         while (i > first) {
             Tail fetched[kFetched];  // all at once, so that their latency is waited for once
-#pragma unroll
             for (int64_t k = 0; k < kFetched; ++k) fetched[k] = tails[i - 1 - k];
-#pragma unroll
             for (int64_t k = 0; k < kFetched; ++k) add(fetched[k]);
         }
     }
@@ -89,16 +87,8 @@ __device__ void suffix_sums(Tail* tails, int64_t entries) {
         __syncthreads();
         if (segment >= 0) {
             const int64_t end = (segment + 1) * kSegment < entries ? (segment + 1) * kSegment : entries;
-            for (int64_t i = segment * kSegment; i < end; i += kFetched) {
-                Tail fetched[kFetched];
-#pragma unroll
-                for (int64_t k = 0; k < kFetched; ++k)
-                    if (i + k < end) fetched[k] = tails[i + k];
-#pragma unroll
-                for (int64_t k = 0; k < kFetched; ++k)
-                    if (i + k < end)
-                        tails[i + k] = {base.count + fetched[k].count, base.sum + fetched[k].sum};
-            }
+            for (int64_t i = segment * kSegment; i < end; ++i)
+                tails[i] = {base.count + tails[i].count, base.sum + tails[i].sum};
         }
         if (segment == 0 || (segment > 0 && threadIdx.x == blockDim.x - 1))
             *carried = {base.count + total.count, base.sum + total.sum};
