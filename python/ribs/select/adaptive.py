@@ -27,7 +27,7 @@ from ribs.select.search import Iteration, Trace, finish
 from ribs.select.surrogate import Array, Bits, LossModel
 
 PROPOSALS = 4  # measured in one iteration
-DRAWS = 24  # at most, for as many proposals
+DRAWS = 8  # at most, for as many proposals: where these give nothing new, more hardly do, and a program takes time
 LEAST_STEP = 4  # what M does not fall below, so that it can grow again
 PATIENCE = 3  # iterations without a better configuration, after which a race goes on to more samples
 ENOUGH = 1e-4  # standard errors of the loss; as many iterations in a row that promise no more end the search
@@ -228,7 +228,7 @@ class Adaptive:
     def proposals(self, reference: Choice, size: int, generator: np.random.Generator) -> Iterator[Choice]:
         """New configurations within the budgets, each near the reference.
 
-        First a solution for each of several effects: the expected ones, and, unless configurations are few, draws. Where
+        First a solution for each of several effects: the expected ones, and draws, unless configurations are few. Where
         these are known already, what changes one or two units, or, of few configurations, any.
         """
         # Where all are looked through, the best by expectation are found in fewer losses than by drawn effects.
@@ -279,7 +279,8 @@ class Adaptive:
     @property
     def few(self) -> bool:
         """Whether there are so few configurations that all are looked through."""
-        return math.prod(self.problem.allowed.sum(axis=1).tolist()) <= LISTED
+        count: int = math.prod(self.problem.allowed.sum(axis=1).tolist())
+        return count <= LISTED
 
     def by_expectation(self, reference: Choice) -> Iterator[Choice]:
         """Configurations within the budgets by their expected loss: all, or those that change one or two units."""
