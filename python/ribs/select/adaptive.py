@@ -228,11 +228,10 @@ class Adaptive:
     def proposals(self, reference: Choice, size: int, generator: np.random.Generator) -> Iterator[Choice]:
         """New configurations within the budgets, each near the reference.
 
-        First a solution for each of several effects: the expected ones, and draws, unless configurations are few. Where
-        these are known already, what changes one or two units, or, of few configurations, any.
+        First a solution for each of several effects: the expected ones, and draws. Where these are known already, what
+        changes one or two units, or, of few configurations, any.
         """
-        # Where all are looked through, the best by expectation are found in fewer losses than by drawn effects.
-        new = self.candidates(reference, (size, max(1, size // 2)), generator, 0 if self.few else DRAWS)
+        new = self.candidates(reference, (size, max(1, size // 2)), generator, DRAWS)
         seen = set(self.samples.choices)
         for _ in range(PROPOSALS):
             choice = next((choice for choice in new if choice not in seen), None)
@@ -276,15 +275,9 @@ class Adaptive:
             yield solution(self.model.drawn_effects(reference, generator), sizes[draw % 2])
         yield from self.by_expectation(reference)
 
-    @property
-    def few(self) -> bool:
-        """Whether there are so few configurations that all are looked through."""
-        count: int = math.prod(self.problem.allowed.sum(axis=1).tolist())
-        return count <= LISTED
-
     def by_expectation(self, reference: Choice) -> Iterator[Choice]:
         """Configurations within the budgets by their expected loss: all, or those that change one or two units."""
-        if self.few:
+        if math.prod(self.problem.allowed.sum(axis=1).tolist()) <= LISTED:
             options = (np.flatnonzero(row).tolist() for row in self.problem.allowed)
             every = [choice for choice in itertools.product(*options) if self.problem.fits(choice)]
             yield from (every[i] for i in np.argsort(self.model.predict(every), kind="stable").tolist())
