@@ -27,10 +27,10 @@ from ribs.select.search import Iteration, Trace, finish
 from ribs.select.surrogate import Array, Bits, LossModel
 
 PROPOSALS = 4  # measured in one iteration
-DRAWS = 24  # at most, for as many proposals
+DRAWS = 8  # at most, for as many proposals: where these give nothing new, more hardly do, and a program takes time
 LEAST_STEP = 4  # what M does not fall below, so that it can grow again
 PATIENCE = 3  # iterations without a better configuration, after which a race goes on to more samples
-ENOUGH = 0.01  # standard errors of the loss; as many iterations in a row that promise no more end the search
+ENOUGH = 1e-4  # standard errors of the loss; as many iterations in a row that promise no more end the search
 KEPT = 8  # configurations that a race takes to more samples
 LISTED = 20_000  # configurations, up to which all are looked through
 MOVES = 1000  # of single units, those of least expected loss, that are combined in pairs
@@ -61,7 +61,7 @@ def adaptive_search(
         half as many changes, and solutions for effects drawn from what is still possible (Thompson sampling). Before
         that each candidate next to the start's is measured alone. The search ends early when there is nothing new to
         measure, or when of three iterations in a row the improvements that the model expects of their configurations
-        add up to less than a hundredth of the standard error of the loss.
+        add up to less than a ten thousandth of the standard error of the loss.
     update_size: M, the most units that the first program may change; all by default.
     race: measure on few samples first, and on twice as many whenever nothing better has been found for a while; only
         the best are then measured again. By default all are measured on all samples.
@@ -231,7 +231,7 @@ class Adaptive:
         First a solution for each of several effects: the expected ones, and draws. Where these are known already, what
         changes one or two units, or, of few configurations, any.
         """
-        new = self.candidates(reference, (size, max(1, size // 2)), generator)
+        new = self.candidates(reference, (size, max(1, size // 2)), generator, DRAWS)
         seen = set(self.samples.choices)
         for _ in range(PROPOSALS):
             choice = next((choice for choice in new if choice not in seen), None)
@@ -248,7 +248,7 @@ class Adaptive:
         return [] if self.settled >= PATIENCE else proposals
 
     def candidates(
-        self, reference: Choice, sizes: tuple[int, int], generator: np.random.Generator, draws: int = DRAWS
+        self, reference: Choice, sizes: tuple[int, int], generator: np.random.Generator, draws: int
     ) -> Iterator[Choice]:
         """Configurations within the budgets, measured or not, as `proposals` has them.
 
