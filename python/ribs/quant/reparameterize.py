@@ -115,7 +115,10 @@ def _move(
             reader.layer.weight = _parameter(weight)
         else:
             reader.hold(weight.float())
-        find_weight_steps(reader, reader.weight_quantizer.choices, network.recipe)
+        if name in network.rows:
+            rows = network.rows[name] / scale.float()
+            network.rows[name] = rows if shift is None else rows + shift.float()
+        find_weight_steps(network, name, reader, reader.weight_quantizer.choices)
         if shift is not None:
             weight = reader.multiplied.double()
             _add(reader, -(weight if outputs_first else weight.T) @ shift)
