@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -31,7 +30,7 @@ from ribs.quant.ranges import RANGES
 from ribs.quant.recipe import RECIPES, Recipe, RecipeName, find_recipe
 from ribs.quant.redirect import Repeats
 from ribs.quant.skip import Skip, check_model
-from ribs.quant.trace import Trace
+from ribs.quant.trace import Trace, name_float_products
 from ribs.quant.tracing import trace
 from ribs.quant.units import Unit, UnitScheme, find_units
 from ribs.quant.weights import Room
@@ -184,7 +183,7 @@ def prepare(
     if training:
         chosen = replace(chosen, by_channel=None, outputs=False)
     network = assemble(model, seen, find_units(model, seen.layers, units), chosen, training=training)
-    _name_float_products(seen)
+    name_float_products(seen)
     if any(isinstance(module, QuantizedLayer) and not module.plain for module in network.model.modules()):
         with torch.no_grad():
             inputs.head(1).to(network.device).call(network.model)  # shows the weights that are made anew
@@ -199,23 +198,6 @@ def assemble(
     fold_batch_norms(network, [pair for pair in seen.batch_norms if not (training and can_wait(network, *pair))])
     network, repeats = with_quantizers(network, seen, recipe)
     return QuantizedNetwork(network.eval(), seen, units, repeats, recipe)
-
-
-def _name_float_products(seen: Trace) -> None:
-    """Warn of all MACs that are not quantized."""
-    skipped = [layer.name for layer in seen.skipped]
-    if not skipped and not seen.unquantized:
-        return
-    reasons = []
-    if seen.unquantized:
-        places = ", ".join(name or "outside of any module" for name in seen.unquantized)
-        reasons.append(f"products that ribs has no quantizers for, in {places}")
-    if skipped:
-        reasons.append(f"skipped {', '.join(skipped)}")
-    macs = sum(seen.unquantized.values()) + sum(layer.macs for layer in seen.skipped)
-    warnings.warn(
-        f"[ribs] {macs:,} MACs stay in float and are counted at 32 x 32 bits: {'; '.join(reasons)}", stacklevel=4
-    )
 
 
 @torch.no_grad()
