@@ -34,6 +34,7 @@ PARTS = {
     "the same, activations by squared error": replace(PLUS, outputs=False, activations="mse"),
     "weights by percentiles": replace(PLUS, weights="percentile"),
     "activations by squared error": replace(PLUS, activations="mse"),
+    "channels by percentiles": replace(PLUS, by_channel="percentile"),
     "channels by squared error": replace(PLUS, by_channel="mse"),
     "log-sqrt2 after softmax": replace(PLUS, shares="log_sqrt2"),
     "even levels after softmax": replace(PLUS, shares=None),

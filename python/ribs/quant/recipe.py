@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ribs.quant.trace import Trace
 
 RecipeName = Literal["minmax", "mse", "repq", "repq+"]
-Ranges = Literal["minmax", "mse", "percentile"]
+Ranges = Literal["minmax", "mse", "percentile", "cut"]
 ShareLevels = Literal["nonuniform", "log_sqrt2"]
 
 
@@ -43,7 +43,7 @@ RECIPES: Mapping[RecipeName, Recipe] = {
         # RepQ-ViT (arXiv 2212.08254), and after section 4.2 of RIBS, with nuLSQ after softmax and weights of least
         # squared error. There activations are too, which cuts off too much of what enters linears: docs/method.md.
         Recipe("repq", "percentile", "percentile", by_channel="percentile", shares="log_sqrt2"),
-        Recipe("repq+", "mse", "percentile", by_channel="percentile", shares="nonuniform", outputs=True),
+        Recipe("repq+", "mse", "percentile", by_channel="cut", shares="nonuniform", outputs=True),
     )
 }
 
