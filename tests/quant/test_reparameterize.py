@@ -128,7 +128,7 @@ def test_where_no_column_rounds_anew_the_output_at_the_chosen_bits_stays_too(pro
             module.bias.copy_(torch.linspace(-3, 3, 8))
     off = {}
     for recipe in ("repq", "repq+"):
-        network, batches, x = calibrated(model, recipe, choices=(3,))
+        network, batches, x = calibrated(model, recipe)
         scale_norms(network)
         bits = {unit.name: (3, 3) for unit in network.units}
         network.configure(bits)
