@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ribs.quant.quantizer import code_range
-from ribs.quant.ranges import PERCENTILES, RANGES, minmax, mse, percentile
+from ribs.quant.ranges import PERCENTILES, RANGES, cut, minmax, mse, percentile
 
 BITS = (1, 2, 4, 8)
 
@@ -93,3 +93,13 @@ def test_squared_error_falls_from_minmax_to_percentile_to_mse():
         y = rounded(x.double().numpy(), step.item(), zero_point.item(), 4, False)
         errors.append(np.square(y - x.double().numpy()).mean())
     assert errors[0] > errors[1] > errors[2]
+
+
+def test_cut_leaves_out_numpys_thousandth_at_all_bits():
+    x = values(4)
+    step, _ = cut(x, BITS, symmetric=False, axis=0)
+    low, high = np.quantile(x.double().numpy(), [0.001, 0.999], axis=1)
+    reach = np.maximum(high, 0) - np.minimum(low, 0)
+    for k, bits in enumerate(BITS):
+        np.testing.assert_allclose(step[k, :5] * (2**bits - 1), reach[:5], rtol=1e-5)
+        assert step[k, 5] == 1

@@ -102,6 +102,26 @@ class QuantizedLayer(nn.Module):
         return self.weight if self.held is None else self.held
 
     @property
+    def is_linear(self) -> bool:
+        """Whether it is torch's own linear, or a convolution that is one for each of its windows, which lie apart."""
+        layer = self.layer
+        if not self.plain or not isinstance(layer, nn.Conv2d):
+            return self.plain and isinstance(layer, nn.Linear)
+        apart = layer.kernel_size == layer.stride and layer.dilation == (1, 1)
+        return apart and layer.groups == 1 and layer.padding in ((0, 0), "valid")
+
+    @property
+    def matrix(self) -> Tensor:
+        """The float weights of a linear, [out, in]."""
+        return (self.multiplied if self.weight_quantizer.axis == 0 else self.multiplied.T).flatten(1)
+
+    def vectors(self, x: Tensor) -> Tensor:
+        """What a linear multiplies of its input, [..., in]."""
+        if isinstance(self.layer, nn.Conv2d):
+            return F.unfold(x, self.layer.kernel_size, stride=self.layer.stride).transpose(1, 2)
+        return x
+
+    @property
     def has_own_weight(self) -> bool:
         """Whether a parameter of the layer is multiplied as it is."""
         return self._made is None and self.held is None

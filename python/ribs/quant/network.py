@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ribs.quant.copies import copy_model
 from ribs.quant.fold import can_wait, fold_batch_norms
 from ribs.quant.inputs import Inputs
 from ribs.quant.integer import FORM, IntegerProduct, check_device, supports
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
+from ribs.quant.outputs import ROWS, LinearSteps, weight_steps
 from ribs.quant.placing import with_quantizers
 from ribs.quant.quantizer import (
     FLOAT_BITS,
@@ -23,7 +23,6 @@ from ribs.quant.quantizer import (
     Observer,
     PooledLevels,
     PooledSteps,
-    Quantizer,
     ShareQuantizer,
     StepAverage,
 )
@@ -31,7 +30,7 @@ from ribs.quant.ranges import RANGES
 from ribs.quant.recipe import RECIPES, Recipe, RecipeName, find_recipe
 from ribs.quant.redirect import Repeats
 from ribs.quant.skip import Skip, check_model
-from ribs.quant.trace import Trace
+from ribs.quant.trace import Trace, name_float_products
 from ribs.quant.tracing import trace
 from ribs.quant.units import Unit, UnitScheme, find_units
 from ribs.quant.weights import Room
@@ -48,6 +47,7 @@ class QuantizedNetwork:
     units: groups of layers that share their bits.
     recipe: of its quantizers.
     repeats: numbers the calls of layers that run several times in a pass.
+    rows: by linear, some of its inputs on the calibration set, [n, in], where the recipe finds steps by outputs.
     """
 
     model: nn.Module
@@ -55,6 +55,7 @@ class QuantizedNetwork:
     units: tuple[Unit, ...]
     repeats: Repeats = field(default_factory=Repeats)
     recipe: Recipe = RECIPES["mse"]
+    rows: dict[str, Tensor] = field(default_factory=dict)
 
     def set_bits(self, unit: Unit, bits: Bits) -> None:
         """Choose the (weight, activation) bits of every layer of one unit; 32 means float."""
@@ -83,7 +84,7 @@ class QuantizedNetwork:
         """
         if isinstance(limit_bytes, bool) or not isinstance(limit_bytes, int) or limit_bytes < 0:
             raise ValueError(f"[keep_weights] limit_bytes={limit_bytes!r} is not supported; give an int of at least 0")
-        room, layers = Room(limit_bytes), self._weighted()
+        room, layers = Room(limit_bytes), self.weighted()
         before = [layer.kept.room for layer in layers.values()]
         try:
             for layer in layers.values():
@@ -95,11 +96,11 @@ class QuantizedNetwork:
 
     def kept_weights(self) -> dict[str, list[Any]]:
         """What is kept of the weights of every layer; who holds it can rely on its memory."""
-        return {name: layer.kept.made for name, layer in self._weighted().items()}
+        return {name: layer.kept.made for name, layer in self.weighted().items()}
 
     def forget_weights_but(self, kept: Mapping[str, list[Any]]) -> None:
         """Forget what was made of the weights since `kept_weights` gave `kept`."""
-        for name, layer in self._weighted().items():
+        for name, layer in self.weighted().items():
             layer.kept.forget_but(kept[name])
 
     @contextmanager
@@ -111,7 +112,7 @@ class QuantizedNetwork:
         Raises: RuntimeError on a device that is no CPU, and on a CPU whose products of integers are not exact.
         """
         check_device(self.device)
-        layers = self._weighted().values()
+        layers = self.weighted().values()
         before = [layer.integer for layer in layers]
         try:
             for layer in layers:
@@ -128,12 +129,18 @@ class QuantizedNetwork:
 
         The others have more than 8 bits, or are not nn.Conv2d with zeros for padding or nn.Linear themselves.
         """
-        weighted = self._weighted()
+        weighted = self.weighted()
         ready = {name for name, layer in weighted.items() if (product := _integer(layer)) and product.ready}
         names = [name for unit in self.units for name in unit.layers]
         return tuple(name for name in names if name in ready), tuple(name for name in names if name not in ready)
 
-    def _weighted(self) -> dict[str, QuantizedLayer]:
+    def is_linear(self, name: str) -> bool:
+        """Whether a layer with weights is certain to multiply vectors by a matrix."""
+        layer = self.model.get_submodule(name)
+        assert isinstance(layer, QuantizedLayer)
+        return layer.is_linear or any(name in readers for readers in self.trace.norms.values())
+
+    def weighted(self) -> dict[str, QuantizedLayer]:
         """The layers with weights, by name."""
         modules = self.model.named_modules()
         return {name: module for name, module in modules if isinstance(module, QuantizedLayer)}
@@ -164,7 +171,8 @@ def prepare(
     inputs: any batch; one sample of it is used to see what runs.
     recipe: of the quantizers; by default `find_recipe` chooses.
     skip: names or patterns of modules and layers that stay in float, as they are.
-    training: leave batch norms as they are, to be trained and folded afterwards, and give every input one step.
+    training: leave batch norms as they are, to be trained and folded afterwards, and give every input one step; steps
+        are those of tensors alone, since they are learned.
     Raises: ValueError for a model in training mode, on several devices or with nothing to quantize, and one that names
         all that can't be quantized: parameters that are not finite float32, layers that never run, and what
         `ribs.quant.tracing.trace` finds.
@@ -173,9 +181,9 @@ def prepare(
     seen = trace(model, inputs, skipped, check_model(model, skipped))
     chosen = find_recipe(recipe, seen)
     if training:
-        chosen = replace(chosen, by_channel=None)
+        chosen = replace(chosen, by_channel=None, outputs=False)
     network = assemble(model, seen, find_units(model, seen.layers, units), chosen, training=training)
-    _name_float_products(seen)
+    name_float_products(seen)
     if any(isinstance(module, QuantizedLayer) and not module.plain for module in network.model.modules()):
         with torch.no_grad():
             inputs.head(1).to(network.device).call(network.model)  # shows the weights that are made anew
@@ -190,23 +198,6 @@ def assemble(
     fold_batch_norms(network, [pair for pair in seen.batch_norms if not (training and can_wait(network, *pair))])
     network, repeats = with_quantizers(network, seen, recipe)
     return QuantizedNetwork(network.eval(), seen, units, repeats, recipe)
-
-
-def _name_float_products(seen: Trace) -> None:
-    """Warn of all MACs that are not quantized."""
-    skipped = [layer.name for layer in seen.skipped]
-    if not skipped and not seen.unquantized:
-        return
-    reasons = []
-    if seen.unquantized:
-        places = ", ".join(name or "outside of any module" for name in seen.unquantized)
-        reasons.append(f"products that ribs has no quantizers for, in {places}")
-    if skipped:
-        reasons.append(f"skipped {', '.join(skipped)}")
-    macs = sum(seen.unquantized.values()) + sum(layer.macs for layer in seen.skipped)
-    warnings.warn(
-        f"[ribs] {macs:,} MACs stay in float and are counted at 32 x 32 bits: {'; '.join(reasons)}", stacklevel=4
-    )
 
 
 @torch.no_grad()
@@ -230,15 +221,27 @@ def calibrate(
         return
     observers: list[Observer] = []
     for name, module in network.model.named_modules():
-        if isinstance(module, QuantizedLayer):
-            find_weight_steps(module, choices, network.recipe)
         if isinstance(module, (QuantizedLayer, QuantizedMatmul)):
-            for quantizer in module.activation_quantizers:
-                observers.append(_observer(name, choices, quantizer, network.recipe, pooled))
+            for call in range(len(module.activation_quantizers)):
+                observers.append(_observer(network, name, call, choices, pooled))
+    for each in observers:
+        if isinstance(each, LinearSteps):
+            each.count = max(1, ROWS // len(batches))
     observe(network, observers, progress(batches))
+    rows: dict[str, list[Tensor]] = {}
+    for each in observers:
+        if isinstance(each, LinearSteps):
+            rows.setdefault(each.name, []).extend(each.rows)
+    network.rows.update((name, torch.cat(parts)) for name, parts in rows.items())
+    for name, layer in network.weighted().items():
+        find_weight_steps(network, name, layer, choices)
 
 
-def _observer(name: str, choices: Sequence[int], quantizer: Quantizer, recipe: Recipe, pooled: bool) -> Observer:
+def _observer(network: QuantizedNetwork, name: str, call: int, choices: Sequence[int], pooled: bool) -> Observer:
+    """What finds the steps of the input of one call of a layer, or of one operand of a matmul."""
+    module, recipe = network.model.get_submodule(name), network.recipe
+    assert isinstance(module, (QuantizedLayer, QuantizedMatmul))
+    quantizer = module.activation_quantizers[call]
     if isinstance(quantizer, ShareQuantizer):
         return PooledLevels(name, choices, quantizer)
     assert isinstance(quantizer, FakeQuantizer)
@@ -246,6 +249,8 @@ def _observer(name: str, choices: Sequence[int], quantizer: Quantizer, recipe: R
         return PooledSteps(name, choices, quantizer)
     ranges = recipe.activations if quantizer.is_per_tensor else recipe.by_channel
     assert ranges is not None
+    if recipe.outputs and isinstance(module, QuantizedLayer) and network.is_linear(name):
+        return LinearSteps(name, choices, module, call, RANGES[ranges])
     return StepAverage(name, choices, quantizer, RANGES[ranges])
 
 
@@ -258,10 +263,13 @@ def check_pooled(pooled: bool, recipe: Recipe) -> None:
         )
 
 
-def find_weight_steps(layer: QuantizedLayer, choices: Sequence[int], recipe: Recipe) -> None:
+def find_weight_steps(network: QuantizedNetwork, name: str, layer: QuantizedLayer, choices: Sequence[int]) -> None:
     """Give the weights of a layer the recipe's steps for every bit-width in `choices`."""
-    quantizer, find = layer.weight_quantizer, RANGES[recipe.weights]
-    quantizer.set_steps(choices, *find(layer.multiplied, choices, symmetric=True, axis=quantizer.axis))
+    quantizer, find = layer.weight_quantizer, RANGES[network.recipe.weights]
+    step, zero_point = find(layer.multiplied, choices, symmetric=True, axis=quantizer.axis)
+    if name in network.rows:
+        step = weight_steps(layer.matrix, network.rows[name], step, choices)
+    quantizer.set_steps(choices, step, zero_point)
 
 
 def observe(network: QuantizedNetwork, observers: Sequence[Observer], batches: Iterable[Inputs]) -> None:

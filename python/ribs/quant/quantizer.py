@@ -188,11 +188,15 @@ class StepAverage(Observer):
         self._zero_point = torch.zeros(())
 
     def see(self, x: Tensor) -> None:
-        step, zero_point = self.find(x, self.choices, symmetric=self.quantizer.symmetric, axis=self.quantizer.axis)
+        step, zero_point = self.steps_of(x)
         if not bool(step.isfinite().all()):  # on CUDA the operator does not wait to find out
             raise ValueError("they hold NaN or Inf")
         self._step = self._step + (step.double().cpu() - self._step) / (self.batches + 1)
         self._zero_point = self._zero_point + (zero_point.double().cpu() - self._zero_point) / (self.batches + 1)
+
+    def steps_of(self, x: Tensor) -> Steps:
+        """Those of one batch."""
+        return self.find(x, self.choices, symmetric=self.quantizer.symmetric, axis=self.quantizer.axis)
 
     def settle(self, device: torch.device) -> None:
         """The mean zero point is rounded, so that zero stays exact."""

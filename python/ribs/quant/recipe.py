@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ribs.quant.trace import Trace
 
 RecipeName = Literal["minmax", "mse", "repq", "repq+"]
-Ranges = Literal["minmax", "mse", "percentile"]
+Ranges = Literal["minmax", "mse", "percentile", "cut"]
 ShareLevels = Literal["nonuniform", "log_sqrt2"]
 
 
@@ -22,6 +22,8 @@ class Recipe:
     by_channel: of the input of linears that alone read a layer norm, which has a step for each channel while bits are
         chosen, and one in the end, the difference being moved into the layer norm and the weights (`reparameterize`).
         None for no such steps.
+    outputs: whether steps of linears, of weights and inputs, are searched around these for the least squared error of
+        what comes out on the calibration set (`ribs.quant.outputs`).
     shares: the levels of softmax outputs that enter a product of two activations; None for those of all others.
     """
 
@@ -30,6 +32,7 @@ class Recipe:
     activations: Ranges
     by_channel: Ranges | None = None
     shares: ShareLevels | None = None
+    outputs: bool = False
 
 
 RECIPES: Mapping[RecipeName, Recipe] = {
@@ -40,7 +43,7 @@ RECIPES: Mapping[RecipeName, Recipe] = {
         # RepQ-ViT (arXiv 2212.08254), and after section 4.2 of RIBS, with nuLSQ after softmax and weights of least
         # squared error. There activations are too, which cuts off too much of what enters linears: docs/method.md.
         Recipe("repq", "percentile", "percentile", by_channel="percentile", shares="log_sqrt2"),
-        Recipe("repq+", "mse", "percentile", by_channel="percentile", shares="nonuniform"),
+        Recipe("repq+", "mse", "percentile", by_channel="cut", shares="nonuniform", outputs=True),
     )
 }
 

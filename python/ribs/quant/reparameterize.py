@@ -23,6 +23,8 @@ from ribs.quant.ranges import RANGES
 def reparameterize(network: QuantizedNetwork, configuration: Mapping[str, Bits], batches: Iterable[Inputs]) -> bool:
     """Choose the bits of all units and give linears after layer norms one step for their input; tells if there are any.
 
+    Where steps are found by outputs, the shift is taken back as the rounded weights multiply it: what comes out is what
+    came out by channel, but for columns that round anew, and the float function stays where weights are in float.
     network: calibrated, changed in place; those inputs then have steps for these bits alone.
     configuration: {unit name: (weight bits, activation bits)}.
     batches: of the calibration set. Linears that read one layer norm at different bits share the scaling of the
@@ -30,13 +32,20 @@ def reparameterize(network: QuantizedNetwork, configuration: Mapping[str, Bits],
     """
     network.configure(configuration)
     left: list[tuple[str, QuantizedLayer, int]] = []
+    shifts: list[tuple[QuantizedLayer, Tensor]] = []
     found = False
     for norm, readers in _by_channel(network):
         found = True
-        left += _reparameterize(network, norm, readers)
+        shift, others = _reparameterize(network, norm, readers)
+        if shift is not None:
+            shifts += [(reader, shift) for reader in readers.values()]
+        left += others
     if left:
         _find_steps(network, left, batches)
         network.configure(configuration)
+    if network.recipe.outputs:
+        for reader, shift in shifts:
+            _add(reader, _times(reader, reader.multiplied - reader.quantized_weight(), shift))
     return found
 
 
@@ -70,12 +79,12 @@ def _by_channel(network: QuantizedNetwork) -> Iterator[tuple[nn.Module, dict[str
 
 def _reparameterize(
     network: QuantizedNetwork, norm: nn.Module, readers: dict[str, QuantizedLayer]
-) -> list[tuple[str, QuantizedLayer, int]]:
-    """One layer norm and its readers; returns those whose steps are to be found anew, with their bits."""
+) -> tuple[Tensor | None, list[tuple[str, QuantizedLayer, int]]]:
+    """One layer norm and its readers; returns the shift, and which steps are to be found anew, with their bits."""
     least = min(reader.input_quantizer.bits for reader in readers.values())
     lead = next(reader.input_quantizer for reader in readers.values() if reader.input_quantizer.bits == least)
     if least == FLOAT_BITS:
-        return []
+        return None, []
     step, scale, shift, zero_point = _target(lead)
     _move(network, norm, readers, scale, shift)
     left = []
@@ -87,7 +96,7 @@ def _reparameterize(
             quantizer.set_steps((bits,), step, zero_point)
         elif bits != FLOAT_BITS:
             left.append((name, reader, bits))
-    return left
+    return shift, left
 
 
 def _move(
@@ -115,10 +124,16 @@ def _move(
             reader.layer.weight = _parameter(weight)
         else:
             reader.hold(weight.float())
-        find_weight_steps(reader, reader.weight_quantizer.choices, network.recipe)
+        if name in network.rows:
+            network.rows[name] = network.rows[name] / scale.float()
+        find_weight_steps(network, name, reader, reader.weight_quantizer.choices)
         if shift is not None:
-            weight = reader.multiplied.double()
-            _add(reader, -(weight if outputs_first else weight.T) @ shift)
+            _add(reader, -_times(reader, reader.multiplied, shift))
+
+
+def _times(reader: QuantizedLayer, weight: Tensor, shift: Tensor) -> Tensor:
+    """What weights of a linear make of a vector [in], in float64."""
+    return (weight if reader.weight_quantizer.axis == 0 else weight.T).double() @ shift
 
 
 def _add(reader: QuantizedLayer, bias: Tensor) -> None:

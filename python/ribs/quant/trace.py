@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -109,3 +110,20 @@ class Trace:
     sources: dict[str, tuple[str, ...]]
     otherwise: tuple[str, ...]
     in_float: tuple[str, ...]
+
+
+def name_float_products(seen: Trace) -> None:
+    """Warn the caller of `prepare` of all MACs that are not quantized."""
+    skipped = [layer.name for layer in seen.skipped]
+    if not skipped and not seen.unquantized:
+        return
+    reasons = []
+    if seen.unquantized:
+        places = ", ".join(name or "outside of any module" for name in seen.unquantized)
+        reasons.append(f"products that ribs has no quantizers for, in {places}")
+    if skipped:
+        reasons.append(f"skipped {', '.join(skipped)}")
+    macs = sum(seen.unquantized.values()) + sum(layer.macs for layer in seen.skipped)
+    warnings.warn(
+        f"[ribs] {macs:,} MACs stay in float and are counted at 32 x 32 bits: {'; '.join(reasons)}", stacklevel=4
+    )
