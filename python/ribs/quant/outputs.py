@@ -18,7 +18,7 @@ from ribs.quant.layers import QuantizedLayer
 from ribs.quant.quantizer import StepAverage, Steps, code_range
 
 ROWS = 512  # of inputs that are kept of a linear, of all batches together
-WEIGHT_FACTORS = tuple(2 ** (each / 32) for each in range(-24, 25))
+WEIGHT_FACTORS = tuple(2 ** (each / 32) for each in sorted(range(-24, 25), key=abs))  # the start wins ties
 END_FACTORS = tuple(2 ** (each / 4) for each in range(-6, 2))  # of each end of a range
 
 

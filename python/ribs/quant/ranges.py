@@ -56,7 +56,7 @@ def percentile(x: Tensor, bits: Sequence[int], *, symmetric: bool, axis: int | N
 def cut(x: Tensor, bits: Sequence[int], *, symmetric: bool, axis: int | None) -> Steps:
     """Steps with which the codes leave out the outer 0.1 % on either side, at every bit-width.
 
-    So steps of several rows have one ratio to each other at all bit-widths. Percentiles are as known as in `percentile`.
+    So the steps of rows have one ratio to each other at all bit-widths.
     """
     ordered, counts = _ordered(x, axis)
     rank, share = counts.cumsum(0), PERCENTILES[0]

@@ -22,9 +22,9 @@ class Recipe:
     by_channel: of the input of linears that alone read a layer norm, which has a step for each channel while bits are
         chosen, and one in the end, the difference being moved into the layer norm and the weights (`reparameterize`).
         None for no such steps.
+    shares: the levels of softmax outputs that enter a product of two activations; None for those of all others.
     outputs: whether steps of linears, of weights and inputs, are searched around these for the least squared error of
         what comes out on the calibration set (`ribs.quant.outputs`).
-    shares: the levels of softmax outputs that enter a product of two activations; None for those of all others.
     """
 
     name: RecipeName
@@ -41,7 +41,8 @@ RECIPES: Mapping[RecipeName, Recipe] = {
         Recipe("minmax", "minmax", "minmax"),
         Recipe("mse", "mse", "mse"),
         # RepQ-ViT (arXiv 2212.08254), and after section 4.2 of RIBS, with nuLSQ after softmax and weights of least
-        # squared error. There activations are too, which cuts off too much of what enters linears: docs/method.md.
+        # squared error. There activations are too, which cuts off too much of what enters products; here what comes
+        # out of linears has the least: docs/method.md.
         Recipe("repq", "percentile", "percentile", by_channel="percentile", shares="log_sqrt2"),
         Recipe("repq+", "mse", "percentile", by_channel="cut", shares="nonuniform", outputs=True),
     )
