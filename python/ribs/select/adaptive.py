@@ -163,10 +163,6 @@ class Adaptive:
         """(unit, candidate) next to the reference's."""
         return neighbours(self.bits, self.problem.allowed, reference)
 
-    def within_reach(self) -> NDArray[np.bool_]:
-        """[N, K] what was measured in whatever configuration, and what is next to it."""
-        return within_reach(self.bits, self.problem.allowed, self.samples.choices)
-
     def measure(self, reference: Choice, choices: Sequence[Choice]) -> None:
         """Measure them, and exclude what makes losses that are not finite."""
         self.ask(reference, choices)
@@ -231,7 +227,8 @@ class Adaptive:
         First a solution for each of several effects: the expected ones, and draws. Where these are known already, what
         changes one or two units, or, of few configurations, any.
         """
-        new = self.candidates(reference, (size, max(1, size // 2)), generator, DRAWS)
+        reach = within_reach(self.bits, self.problem.allowed, self.samples.choices)
+        new = self.candidates(reference, (size, max(1, size // 2)), generator, DRAWS, reach)
         seen = set(self.samples.choices)
         for _ in range(PROPOSALS):
             choice = next((choice for choice in new if choice not in seen), None)
@@ -248,12 +245,18 @@ class Adaptive:
         return [] if self.settled >= PATIENCE else proposals
 
     def candidates(
-        self, reference: Choice, sizes: tuple[int, int], generator: np.random.Generator, draws: int
+        self,
+        reference: Choice,
+        sizes: tuple[int, int],
+        generator: np.random.Generator,
+        draws: int,
+        usable: NDArray[np.bool_],
     ) -> Iterator[Choice]:
         """Configurations within the budgets, measured or not, as `proposals` has them.
 
         sizes: the most changes of the reference, which may be over the budgets where these are all units.
         draws: of effects.
+        usable: [N, K] the candidates that the programs are given; some configuration of them is within the budgets.
         """
         # One more budget: a change costs 1 of it.
         costs = [
@@ -261,11 +264,9 @@ class Adaptive:
             for row, own in zip(self.problem.costs, reference, strict=True)
         ]
 
-        reach = self.within_reach()
-
         def solution(effects: Array, most: int) -> Choice:
             """The configuration of least total effect that changes at most so many units of the reference."""
-            found = solve(effects, costs, (*self.problem.limits, most), reach)
+            found = solve(effects, costs, (*self.problem.limits, most), usable)
             self.gaps.append(found.gap)
             return found.choice
 
@@ -273,9 +274,9 @@ class Adaptive:
             yield solution(self.model.effects(reference), most)
         for draw in range(draws):
             yield solution(self.model.drawn_effects(reference, generator), sizes[draw % 2])
-        yield from self.by_expectation(reference)
+        yield from self.by_expectation(reference, usable)
 
-    def by_expectation(self, reference: Choice) -> Iterator[Choice]:
+    def by_expectation(self, reference: Choice, usable: NDArray[np.bool_]) -> Iterator[Choice]:
         """Configurations within the budgets by their expected loss: all, or those that change one or two units."""
         if math.prod(self.problem.allowed.sum(axis=1).tolist()) <= LISTED:
             options = (np.flatnonzero(row).tolist() for row in self.problem.allowed)
@@ -283,7 +284,7 @@ class Adaptive:
             yield from (every[i] for i in np.argsort(self.model.predict(every), kind="stable").tolist())
             return
         present = np.array(reference)
-        others = self.within_reach()
+        others = usable.copy()
         others[np.arange(len(present)), present] = False
         effects = self.model.effects(reference)[others]
         first = np.argsort(effects, kind="stable")[:MOVES]

@@ -140,7 +140,9 @@ class _Front:
         centre, sizes = self.centre(place)
         search.fit(centre)
         known = set(self.samples.choices)
-        new = (choice for choice in search.candidates(centre, sizes, self.generator, DRAWS) if choice not in known)
+        # All candidates: at a budget without any configuration yet, what is near those measured may not be within it.
+        found = search.candidates(centre, sizes, self.generator, DRAWS, search.problem.allowed)
+        new = (choice for choice in found if choice not in known)
         choice = next(new, None)
         self.gains[place] = (
             -math.inf if choice is None else math.inf if best is None else self.gain(place, best, choice)
