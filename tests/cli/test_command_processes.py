@@ -59,7 +59,7 @@ def test_bars_are_for_terminals_and_lines_for_the_rest(found):
     history = json.loads(found["whole"]["out"])["history"]
     assert lines[0].startswith("ribs: 2 units") and len(lines) == 1 + len(history)
     for number, (line, record) in enumerate(zip(lines[1:], history, strict=True), 1):
-        assert line.startswith(f"ribs: iteration {number} of at most 3: loss {record['loss']:.6g} +- ")
+        assert line.startswith(f"ribs: iteration {number} of at most 4: loss {record['loss']:.6g} +- ")
     assert found["terminal"]["err"].startswith("ribs: 2 units") and "\rsearch: " in found["terminal"]["err"]
     assert found["quiet terminal"]["err"] == ""
     for name in ("terminal", "quiet terminal"):
