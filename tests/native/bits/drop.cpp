@@ -11,8 +11,7 @@ void bits::run(Output& output) {
         const int64_t seed = 77;
         for (const int32_t kept : {0, 1 << 22, 1 << 24}) {
             std::vector<float> out(x.size()), grad_x(x.size()), grad_step(1);
-            cpu::drop({x.data(), &step, &zero_point, out.data(), 1, 1, count, 0, 15, &seed, kept},
-                      1);
+            cpu::drop({x.data(), &step, &zero_point, out.data(), 1, 1, count, 0, 15, &seed, kept}, 1);
             cpu::drop_backward({grad.data(), x.data(), &step, &zero_point, grad_x.data(), grad_step.data(),
                                 nullptr, 1, 1, count, 0, 15, &seed, kept},
                                1);
