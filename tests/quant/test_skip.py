@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import ribs
+from multiplying import Calls, flash, weights
 from ribs.quant.inputs import Inputs
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
 from ribs.quant.network import calibrate, prepare
 from ribs.quant.skip import Skip
 from ribs.quant.tracing import trace
-from test_products import Calls, flash, weights
 
 X = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
 INPUTS = Inputs((X,), {})
