@@ -1,7 +1,7 @@
-"""Searches that see through reconstruction: what their levers save, what they find, and the paper's Figure 3.
+"""Searches that see through reconstruction: what their levers save, what they find, and the paper's Figures 3 and 4.
 
-Run: python benchmarks/recribs.py [levers] [rivals] [settling] [figure3] [--network demo] [--budget 3/3] [--seed 0]
-    [--units stages] [--device cuda]
+Run: python benchmarks/recribs.py [levers] [rivals] [settling] [figure3] [figure4] [--network demo] [--budget 3/3]
+    [--seed 0] [--units stages] [--device cuda]
 Needs the extra `demo`; the network is trained once. Learning rates are those of 20,000 iterations times so many as the
 iterations are fewer, up to --fastest.
 """
@@ -143,6 +143,23 @@ def figure3(task: Task) -> list[list[str]]:
     return rows
 
 
+def figure4(task: Task) -> list[list[str]]:
+    """The loss on the calibration set after each program of Algorithm 1, without and with reconstruction."""
+    method, one_step = task.method(task.options.iterations), ribs.QDrop(iterations=1)
+    rows = []
+    for seed in range(task.options.seed, task.options.seed + task.options.seeds):
+        found = {
+            "RIBS": task.search(seed),
+            "recRIBS": task.search(seed, reconstruct=method, finish=one_step, profile="race"),
+        }
+        for name, result in found.items():
+            for number, record in enumerate(result.history, 1):
+                best = min(each.loss for each in result.history[:number])
+                rows.append([name, str(seed), str(number), f"{record.loss:.4f}", f"{best:.4f}"])
+                print(rows[-1], flush=True)
+    return rows
+
+
 def settling(task: Task) -> list[list[str]]:
     """The error of each block in the first, the fourth and the last tenth of its steps, and what still changes then.
 
@@ -209,6 +226,7 @@ PARTS = {
     "rivals": (rivals, ["bits by", "seed", "task loss", "standard error", "top-1 %"]),
     "settling": (settling, ["block", "first tenth", "fourth", "last", "% that changed sides", "% undecided"]),
     "figure3": (figure3, ["unit", "bits", "alone", "+-", "and all that follows", "+-"]),
+    "figure4": (figure4, ["search", "seed", "program", "loss", "best so far"]),
 }
 
 
