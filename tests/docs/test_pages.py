@@ -83,6 +83,7 @@ def given() -> dict:
     rows = [f"{unit.name},{bits},{bits},{bits / 10}" for unit in table.groups for bits in range(2, 9)]
     Path("latency.csv").write_text("\n".join(["unit,weight_bits,activation_bits,cost", *rows]))
     return {
+        "__name__": __name__,  # of the module that functions think they are in
         **{"F": F, "nn": nn, "ribs": ribs, "timm": timm, "torch": torch, "transformers": transformers},
         **{"model": model, "teacher": model, "resnet101": model, "images": images, "labels": labels},
         **{"loader": loader, "train_loader": loader, "val_loader": loader},

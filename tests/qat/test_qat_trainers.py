@@ -1,13 +1,28 @@
-"""Networks in training within the loops that users have: Lightning's, and those made of timm's parts."""
+"""Networks in training within the loops that users have: Lightning's, and that of timm's train.py."""
+
+from argparse import Namespace
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.task import ClassificationTask, load_task_ema_checkpoint, resume_task_checkpoint
+from timm.utils import CheckpointSaver, dispatch_clip_grad
 
+import ribs
 from ribs.qat import finish, parameter_groups, prepare
 from small import loader, network
 
 BATCHES = [(x, torch.arange(len(x)) % 5) for x in loader(4)]
+SHOWING = [(x + 3 * loader(1)[0][labels], labels) for x, labels in BATCHES]  # the label of each image
+TIMM = {"in_chans": 1, "num_classes": 5}
+
+
+def float_of_timm(**options):
+    torch.manual_seed(0)
+    return timm.create_model("test_resnet", **options).eval()
 
 
 def groups(trained):
@@ -52,29 +67,76 @@ def test_lightning_trains_and_goes_on_from_its_checkpoint(tmp_path):
     check_finished(whole.network, model)
 
 
-def test_the_parts_of_timms_script_train():
-    pytest.importorskip("timm")
-    from timm.optim import create_optimizer_v2
-    from timm.scheduler import create_scheduler_v2
-    from timm.utils import ModelEmaV3, NativeScaler
+class TimmScript:
+    """The calls that timm's train.py makes, in its order, of a network that it creates by name."""
 
-    model = network()
-    trained = prepare(model, BATCHES, 4)
-    optimizer = create_optimizer_v2(groups(trained), "momentum", lr=0.05)
-    scheduler, epochs = create_scheduler_v2(optimizer, "cosine", num_epochs=6, warmup_epochs=1, min_lr=1e-4)
-    average, scaler = ModelEmaV3(trained, decay=0.5), NativeScaler(device="cpu")
-    losses = []
-    for epoch in range(epochs):
-        for x, labels in BATCHES:
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = F.cross_entropy(trained(x), labels)
-            optimizer.zero_grad()
-            scaler(loss, optimizer, clip_grad=1.0, parameters=trained.parameters())
-            average.update(trained)
-            losses.append(loss.item())
-        if epoch == 3:
-            rates = [group["lr"] for group in optimizer.param_groups]
-        scheduler.step(epoch + 1)
-    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
-    assert rates[-1] < rates[0], "steps have a rate of their own"
-    check_finished(average.module, model)
+    def __init__(self, name, folder, resume=None):
+        self.network = timm.create_model(name, **TIMM, drop_path_rate=None, checkpoint_path="")
+        self.network.set_grad_checkpointing(enable=True)
+        self.network.to(memory_format=torch.channels_last)
+        self.task = ClassificationTask(self.network, verbose=False)
+        self.optimizer = create_optimizer_v2(groups(self.network), "momentum", lr=0.05, weight_decay=1e-4)
+        self.first = 0
+        if resume is not None:
+            self.first = resume_task_checkpoint(self.task, resume, self.optimizer, log_info=False)
+        self.task.setup_ema(decay=0.5)
+        if resume is not None:
+            load_task_ema_checkpoint(self.task, resume)
+        options = {"args": Namespace(model=name), "checkpoint_dir": folder, "decreasing": True}
+        self.saver = CheckpointSaver(self.network, self.optimizer, task=self.task, **options)
+        self.scheduler, _ = create_scheduler_v2(self.optimizer, "cosine", num_epochs=6, warmup_epochs=1)
+        self.scheduler.step(self.first)
+
+    def train(self, epochs):
+        """Returns: the loss of every step, and that of the average of weights after the last epoch."""
+        losses = []
+        for epoch in range(self.first, epochs):
+            self.task.get_trainable_module().train()
+            for number, (x, labels) in enumerate(SHOWING, start=1 + epoch * len(SHOWING)):
+                loss = self.task(x.contiguous(memory_format=torch.channels_last), labels)["loss"]
+                loss.backward()
+                dispatch_clip_grad(self.task.get_clip_parameters(), 1.0)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+                self.task.update_ema(step=number)
+                losses.append(loss.item())
+            evaluator = self.task.create_evaluator()
+            with torch.inference_mode():
+                for x, labels in SHOWING:
+                    evaluator.update(self.task.get_eval_model(ema=True)(x), labels)
+            measured = evaluator.compute()["loss"]
+            self.saver.save_checkpoint(epoch, metric=measured)
+            self.scheduler.step(epoch + 1)
+        return losses, measured
+
+
+def test_timms_script_trains_a_network_by_name_and_goes_on(tmp_path):
+    @timm.models.register_model
+    def ribs_qat_4x4(**options):
+        return prepare(float_of_timm(**options), SHOWING, 4)
+
+    def script(name, resume=None):
+        (tmp_path / name).mkdir()
+        return TimmScript("ribs_qat_4x4", tmp_path / name, resume)
+
+    losses, measured = script("whole").train(3)
+    script("first").train(1)
+    resumed = script("second", tmp_path / "first" / "last.pth.tar").train(3)
+    assert resumed == (losses[len(SHOWING) :], measured)
+    assert sum(losses[-len(SHOWING) :]) < 0.9 * sum(losses[: len(SHOWING)])
+    model = float_of_timm(**TIMM)
+    network = timm.create_model("ribs_qat_4x4", **TIMM, checkpoint_path=tmp_path / "second" / "last.pth.tar")
+    finish(network, model, SHOWING).save(tmp_path / "saved")
+    loaded = ribs.load(tmp_path / "saved", model).model
+    with torch.no_grad():
+        found = sum(F.cross_entropy(loaded(x), labels).item() for x, labels in SHOWING) / len(SHOWING)
+    assert found == pytest.approx(measured, rel=1e-2)
+
+
+def test_timms_own_groups_let_no_step_decay():
+    network = prepare(float_of_timm(**TIMM), SHOWING, 4)
+    names = {id(each): name for name, each in network.named_parameters()}
+    for options in ({}, {"layer_decay": 0.5}):
+        made = create_optimizer_v2(network, "momentum", lr=0.05, weight_decay=1e-4, **options).param_groups
+        decaying = {names[id(each)] for group in made if group["weight_decay"] for each in group["params"]}
+        assert decaying and not any(name.endswith("quantizer.step") for name in decaying)
