@@ -225,20 +225,23 @@ def test_refuses_what_has_several_quantizers(twice, named):
     prepare(model, inputs, recipe="mse")
 
 
-def test_a_sum_that_was_not_there_when_traced_is_an_error():
-    class Longer(nn.Module):
+def test_other_sums_than_when_traced_are_an_error():
+    class Varying(nn.Module):
         def __init__(self):
             super().__init__()
-            self.linear, self.more = nn.Linear(4, 4), False
+            self.linear, self.times = nn.Linear(4, 4), 1
 
         def forward(self, x):
-            y = self.linear(x) + x
-            return y + x if self.more else y
+            y = self.linear(x)
+            for _ in range(self.times):
+                y = y + x
+            return y
 
-    network = prepare(Longer().eval(), Inputs((torch.randn(2, 4),), {}), recipe="brecq")
-    network.model.more = True
-    with pytest.raises(RuntimeError, match=r"\[ribs\] sum 1 in the forward of the model was not .* added 1 times"):
-        network.model(torch.randn(2, 4))
+    network = prepare(Varying().eval(), Inputs((torch.randn(2, 4),), {}), recipe="brecq")
+    for network.model.times in (0, 2):
+        message = rf"\[ribs\] the forward of the model added tensors {network.model.times} times, and 1 times when"
+        with pytest.raises(RuntimeError, match=message):
+            network.model(torch.randn(2, 4))
 
 
 def test_only_one_recipe_asks_for_it():

@@ -54,6 +54,8 @@ def test_replays_are_whole_passes(units, cache_mib):
         for losses, choice in zip(found, [reference, *changed], strict=True):
             prepared.configure({unit.name: CANDIDATES[k] for unit, k in zip(prepared.units, choice, strict=True)})
             np.testing.assert_array_equal(losses, kl_divergence(target, inputs.call(prepared.model)).numpy())
+    if cache_mib and isinstance(units, str):
+        assert sensitivity.forward_equivalents < 0.8 * (1 + len(changed))
 
 
 @pytest.mark.parametrize("units", ["layer", "block"])

@@ -127,14 +127,19 @@ class _Redirected:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         stack = running()
-        stack.append(Running(self))
+        call = Running(self)
+        stack.append(call)
         try:
             if len(stack) > 1:
-                return self.forward(*args, **kwargs)
-            with _RedirectMode():
-                return self.forward(*args, **kwargs)
+                output = self.forward(*args, **kwargs)
+            else:
+                with _RedirectMode():
+                    output = self.forward(*args, **kwargs)
         finally:
             stack.pop()
+        if self.readers and call.added != len(self.readers):
+            raise self._other_sums(call.added)
+        return output
 
     def run(self, number: int, product: Product) -> Tensor:
         """Product `number` of one call."""
@@ -159,12 +164,15 @@ class _Redirected:
     def add(self, number: int, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
         """Sum `number` of one call."""
         if number >= len(self.readers):
-            raise RuntimeError(
-                f"[ribs] sum {number} in the forward of {self.name or 'the model'} was not there when it was traced: "
-                f"it added {len(self.readers)} times; give inputs of the same shape and mode to the search, or leave "
-                f"it in float: skip=[{self.name!r}]"
-            )
+            raise self._other_sums(number + 1)
         return add(func, args, kwargs, [None if layer is None else layer.again for layer in self.readers[number]])
+
+    def _other_sums(self, count: int) -> RuntimeError:
+        return RuntimeError(
+            f"[ribs] the forward of {self.name or 'the model'} added tensors {count} times, and {len(self.readers)} "
+            "times when it was traced, so that it is not known which of them read quantized values; give inputs of the "
+            f"same shape and mode to the search, take away hooks that add, or leave it in float: skip=[{self.name!r}]"
+        )
 
 
 class _RedirectMode(TorchFunctionMode):
