@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from timm.models._efficientnet_blocks import InvertedResidual
@@ -165,6 +166,21 @@ def test_other_sums_stay_as_they_are():
     assert network.trace.residuals == {}
     assert torch.equal(network.model(x), quantized(lambda: Changing(), "mse")[0].model(x))
     assert "forward" not in network.model.__dict__
+
+
+def test_blocks_of_vision_transformers_stay_as_they_are():
+    """Their layers read a layer norm, and not what is added."""
+    torch.manual_seed(0)
+    sizes = {"img_size": 8, "patch_size": 4, "num_classes": 5, "embed_dim": 8, "depth": 1, "num_heads": 2}
+    model, inputs = timm.models.VisionTransformer(**sizes).eval(), Inputs((torch.randn(2, 3, 8, 8),), {})
+    states = []
+    for recipe in ("mse", "brecq"):
+        network = prepare(model, inputs, recipe=recipe)
+        assert network.trace.residuals == {}
+        calibrate(network, [inputs], (BITS,))
+        network.configure({unit.name: (BITS, BITS) for unit in network.units})
+        states.append((network.units, inputs.call(network.model).tolist()))
+    assert states[0] == states[1]
 
 
 def test_layers_and_modules_in_float_are_left():
