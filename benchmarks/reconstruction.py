@@ -1,7 +1,7 @@
 """Steps alone, AdaRound, BRECQ and QDrop on a trained network, and a step of QDrop beside plain torch.
 
 Run: python benchmarks/reconstruction.py [--network resnet18] [--bits 4/4 3/3 2/4] [--methods QDrop] [--iterations N]
-    [--samples N] [--device cuda]
+    [--samples N] [--recipe brecq] [--device cuda]
 Needs the extra `demo`; the network is trained once. The learning rates are those of 20,000 iterations times --faster.
 """
 
@@ -276,6 +276,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=150)
     parser.add_argument("--faster", type=float, default=20)
     parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--recipe", help="of the quantizers; by default the one that ribs chooses")
     parser.add_argument("--rounds", type=int, default=5, help="of the timing; 0 leaves it away")
     parser.add_argument("--beside-plain", action="store_true", help="also reconstruct with a loop in plain torch")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -308,7 +309,7 @@ def main() -> None:
     header = ["bits", "method", "task loss", "standard error", "top-1 %", "CPU seconds"]
     rows = []
     for bits in options.bits:
-        quantized = ribs.quantize(model, loader, bits, progress=False)
+        quantized = ribs.quantize(model, loader, bits, recipe=options.recipe, progress=False)
         rows.append([f"W{bits[0]}A{bits[1]}", "steps only", *quality(quantized, *test), ""])
         print(rows[-1], flush=True)
         for name in options.methods:

@@ -15,6 +15,8 @@ from ribs.io.quantizers import check_bits
 from ribs.ops.layout import memory_order
 from ribs.quant.products import ADDED, LEFT, RIGHT
 from ribs.quant.quantizer import FLOAT_BITS
+from ribs.quant.recipe import RECIPES
+from ribs.quant.sums import residual_sums
 from ribs.quant.trace import LAYER_TYPES, Layer, Site, Trace
 
 LARGEST_COUNT = 2**53  # of MACs or elements: more than any network has, and sums of products stay far from overflow
@@ -35,6 +37,11 @@ def check_content(content: Content) -> None:
         _require(bool(unit.layers), f"unit {unit.name!r} is empty")
         for each in content.bits[unit.name]:
             check_bits(each, f"unit {unit.name!r}")
+    if RECIPES[content.recipe].residuals:
+        try:
+            residual_sums(seen)
+        except ValueError as error:
+            raise FormatError(f"[load] the saved result contradicts itself: {error}") from None
     owner = content.costs.owner
     for layer in seen.layers:
         _check_layer(layer, content.layers[layer.name], content.bits[owner[layer.name]])
@@ -58,7 +65,7 @@ def check_fits(content: Content, model: nn.Module) -> None:
     for name, norm in content.trace.batch_norms:
         if not _is_norm_of(modules.get(norm), modules.get(name)) or folded.count(name) + folded.count(norm) > 2:
             raise _other(f"{norm!r} is no batch norm of the outputs of {name!r}")
-    for name in (*content.trace.sites, *content.trace.in_float):
+    for name in (*content.trace.sites, *content.trace.residuals, *content.trace.in_float):
         if name not in modules:
             raise _other(f"it has no module {name!r}")
 
@@ -101,6 +108,8 @@ def _check_trace(seen: Trace, names: set[str]) -> None:
     for each in seen.sites.values():
         for site in each:
             _check_site(site, matmuls)
+    added = {layer for calls in seen.residuals.values() for sums in calls for pair in sums for layer in pair}
+    _require(added <= names - matmuls | {None}, "a sum reads what no layer with weights reads")
 
 
 def _check_site(site: Site, matmuls: set[str]) -> None:

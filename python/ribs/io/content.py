@@ -167,6 +167,8 @@ def upgraded(content: Any, version: int) -> Any:
         for record in content["history"]:
             if isinstance(record, dict):
                 record |= {"spent": {}, "gaps": []}
+    if version < 3 and isinstance(content.get("trace"), dict):
+        content["trace"]["residuals"] = {}
     return content
 
 

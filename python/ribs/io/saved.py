@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> Result:
     content = read(folder)
     check_fits(content, model)
     # Whatever the recipe, the quantizers are replaced.
-    network = assemble(model, content.trace, content.units, RECIPES["mse"]).model
+    recipe = replace(RECIPES["mse"], residuals=RECIPES[content.recipe].residuals)
+    network = assemble(model, content.trace, content.units, recipe).model
     check_modules(content, network)
     layers = quantized_layers(network, content.trace)
     others = other_tensors(network, content.layers, content.trace)

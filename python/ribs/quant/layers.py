@@ -183,6 +183,14 @@ class QuantizedLayer(nn.Module):
         result = rest.run(*values)
         return result if self.added is None else result + self.added
 
+    def again(self, input: Tensor) -> Tensor:
+        """What the product of the layer's one call has of its input, for a sum that reads it too."""
+        quantizer = self.input_quantizer
+        if isinstance(quantizer, Quantizer) and quantizer.observer is not None:
+            return quantizer.unobserved(input)
+        values: Tensor = quantizer(input)
+        return values
+
     def multiply_own(self, activations: Sequence[Tensor], rest: Rest) -> Tensor:
         """The product in the forward of the layer, which this is running."""
         return self.multiply(activations, replace(rest, call=self._present.call))

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 
 from ribs.quant.flow import changes_first, memory_of
+from ribs.quant.sums import SUMS
 from ribs.quant.trace import Read
 from ribs.quant.tree import tensors
 
-SUMS: frozenset[Callable[..., Any]] = frozenset(
-    {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
-)
 VALUES = ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__")  # give numbers of a tensor
 
 
@@ -35,6 +33,7 @@ class Lineage:
         self.origins: dict[int, frozenset[str] | None] = {}
         self.source: dict[int, str] = {}
         self._read: dict[tuple[int, str], Tensor] = {}
+        self._weighed: dict[tuple[int, int], str] = {}  # by tensor and its version: the first layer with weights
         self._born: dict[int, int] = {}  # by memory
         self._last: dict[int, int] = {}
         self._alive: dict[int, Tensor] = {}  # no id is taken by a later tensor
@@ -61,6 +60,14 @@ class Lineage:
             self._read.setdefault((id(operand), name), operand)
             self._last[id(memory_of(operand))] = len(self.moments)
         self.moments.append(name)
+
+    def weigh(self, name: str, tensor: Tensor) -> None:
+        """A layer with weights reads a tensor."""
+        self._weighed.setdefault(_version(tensor), name)
+
+    def reader(self, tensor: Tensor) -> str | None:
+        """The first layer with weights that read a tensor as it is now."""
+        return self._weighed.get(_version(tensor))
 
     def follow(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, product: bool
@@ -117,3 +124,9 @@ class Lineage:
             number = numbers.setdefault(tensor, len(numbers))
             found.append(Read(number, layer, value.numel(), self._born[memory], self._last[memory]))
         return found
+
+
+def _version(tensor: Tensor) -> tuple[int, int]:
+    """A tensor until it is changed in place."""
+    with torch._C.DisableTorchFunction():  # the question is no use of the tensor
+        return id(tensor), 0 if tensor.is_inference() else tensor._version

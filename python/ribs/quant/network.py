@@ -74,6 +74,14 @@ class QuantizedNetwork:
         for unit in self.units:
             self.set_bits(unit, (FLOAT_BITS, FLOAT_BITS))
 
+    def read_outside(self, unit: Unit) -> set[str]:
+        """The layers of a unit whose quantized inputs sums outside of its modules read."""
+        inside = tuple(f"{module}." for module in unit.modules)
+        sums = self.trace.residuals.items() if self.recipe.residuals else ()
+        outside = [calls for name, calls in sums if not f"{name}.".startswith(inside)]
+        read = {each for calls in outside for added in calls for pair in added for each in pair}
+        return {layer for layer in unit.layers if layer in read}
+
     @contextmanager
     def keep_weights(self, limit_bytes: int) -> Iterator[None]:
         """Keep the quantized weights of all bits that are used, up to a number of bytes, and release them at the end.
@@ -212,7 +220,7 @@ def calibrate(
     """Find the steps of all weights and activations for every bit-width in `choices`, by the network's recipe.
 
     Activations are seen as the float network produces them. Their steps are those of each batch, averaged, or with
-    `pooled` those of all batches together, which only the recipe "mse" has.
+    `pooled` those of all batches together, which only the recipes "mse" and "brecq" have.
     Raises: ValueError naming the layer whose weights or input hold NaN or Inf, and for `pooled` with another recipe.
     """
     network.set_float()
@@ -255,11 +263,11 @@ def _observer(network: QuantizedNetwork, name: str, call: int, choices: Sequence
 
 
 def check_pooled(pooled: bool, recipe: Recipe) -> None:
-    """Refuse what only the recipe "mse" has."""
-    if pooled and recipe.name != "mse":
+    """Refuse what only the recipes whose activations have the least squared error have."""
+    if pooled and recipe.activations != "mse":
         raise ValueError(
             f"[calibrate] pool_batches=True is not supported with recipe={recipe.name!r}, which has the steps of each "
-            'batch averaged; give recipe="mse" with it'
+            'batch averaged; give recipe="mse" or "brecq" with it'
         )
 
 

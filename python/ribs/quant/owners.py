@@ -20,6 +20,7 @@ class Frame:
     """One call of a module that is running.
 
     skipped: it stays in float.  matmuls: how many products of two activations it made.
+    sums: of each sum that it made, the layers that read its operands before.
     made: what its own weights gave, where it is a layer.  foldable: these are its weights and bias as they are.
     """
 
@@ -28,6 +29,7 @@ class Frame:
     skipped: bool
     sites: list[Site] = field(default_factory=list)
     matmuls: int = 0
+    sums: list[tuple[str | None, str | None]] = field(default_factory=list)
     made: Tensor | None = None
     foldable: bool = False
 

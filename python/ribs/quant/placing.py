@@ -10,6 +10,7 @@ from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
 from ribs.quant.quantizer import FakeQuantizer, ShareQuantizer
 from ribs.quant.recipe import Recipe
 from ribs.quant.redirect import Repeats, redirect
+from ribs.quant.sums import residual_sums
 from ribs.quant.trace import Trace
 
 
@@ -36,7 +37,7 @@ def with_quantizers(network: nn.Module, seen: Trace, recipe: Recipe) -> tuple[nn
     if recipe.by_channel is not None:
         for name in itertools.chain(*seen.norms.values()):
             network.get_submodule(name).input_quantizer = FakeQuantizer(symmetric=False, axis=-1)
-    redirect(network, seen.sites, seen.in_float)
+    redirect(network, seen.sites, residual_sums(seen) if recipe.residuals else {}, seen.in_float)
     repeats = Repeats()
     repeats.attach(network, {layer.name: layer.calls for layer in seen.layers})
     return network, repeats

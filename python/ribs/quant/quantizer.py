@@ -44,6 +44,10 @@ class Quantizer(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         if self.observer is not None:
             self.observer.update(x)
+        return self.unobserved(x)
+
+    def unobserved(self, x: Tensor) -> Tensor:
+        """What comes out for x, which the observer does not see."""
         return x if self.bits == FLOAT_BITS else self.rounded(x)
 
     @abstractmethod

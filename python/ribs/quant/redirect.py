@@ -14,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 from ribs.quant.layers import OWN, QuantizedLayer, Rest
 from ribs.quant.products import OPENED, Product, find_product
 from ribs.quant.running import Apart, Running, running
-from ribs.quant.trace import Site
+from ribs.quant.sums import add, summands
+from ribs.quant.trace import Readers, Site
 
 
 class Repeats:
@@ -54,22 +55,32 @@ class Repeats:
         return (*args, rest), kwargs
 
 
-def redirect(network: nn.Module, sites: Mapping[str, Sequence[Site]], skipped: Iterable[str] = ()) -> None:
+def redirect(
+    network: nn.Module,
+    sites: Mapping[str, Sequence[Site]],
+    sums: Mapping[str, Readers],
+    skipped: Iterable[str] = (),
+) -> None:
     """Send the products in the forwards of modules to the quantized layers and matmuls that they belong to.
 
     sites: for each module, the products of one call, in order.
-    skipped: the modules whose products stay where they are.
+    sums: for each module that adds tensors, the layers as whose inputs the operands of each sum are quantized.
+    skipped: the modules whose products and sums stay where they are.
     """
-    for name in skipped if sites else ():
+    owners = dict.fromkeys([*sites, *sums])
+    for name in skipped if owners else ():
         module = network.get_submodule(name)
         module.forward = _InFloat(module.forward)
     # The network's own forward is always among them: where this sees all that runs, no fast path of torch's hides any.
-    for name in {**sites, "": ()} if sites else ():
+    for name in {**owners, "": None} if owners else ():
         owner = network.get_submodule(name)
         owner = owner.layer if isinstance(owner, QuantizedLayer) else owner
         assert owner is not None
         targets = [None if site.layer is None else network.get_submodule(site.layer) for site in sites.get(name, ())]
-        owner.forward = _Redirected(owner.forward, name, tuple(sites.get(name, ())), targets)
+        readers = [
+            [None if layer is None else network.get_submodule(layer) for layer in pair] for pair in sums.get(name, ())
+        ]
+        owner.forward = _Redirected(owner.forward, name, tuple(sites.get(name, ())), targets, readers)
 
 
 def call_alone(network: nn.Module, part: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -94,27 +105,41 @@ class _InFloat:
 
 
 class _Redirected:
-    """The forward of a module whose products go elsewhere, one after the other."""
+    """The forward of a module whose products go elsewhere, one after the other.
+
+    readers: for each of its sums, the layers as whose inputs the operands are quantized; none where no sum has any.
+    """
 
     def __init__(
-        self, forward: Callable[..., Any], name: str, sites: Sequence[Site], targets: Sequence[nn.Module | None]
+        self,
+        forward: Callable[..., Any],
+        name: str,
+        sites: Sequence[Site],
+        targets: Sequence[nn.Module | None],
+        readers: Sequence[Sequence[Any]],
     ) -> None:
         functools.update_wrapper(self, forward)
         self.forward = forward
         self.name = name
         self.sites = sites
         self.targets = targets
+        self.readers = readers
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         stack = running()
-        stack.append(Running(self))
+        call = Running(self)
+        stack.append(call)
         try:
             if len(stack) > 1:
-                return self.forward(*args, **kwargs)
-            with _RedirectMode():
-                return self.forward(*args, **kwargs)
+                output = self.forward(*args, **kwargs)
+            else:
+                with _RedirectMode():
+                    output = self.forward(*args, **kwargs)
         finally:
             stack.pop()
+        if self.readers and call.added != len(self.readers):
+            raise self._other_sums(call.added)
+        return output
 
     def run(self, number: int, product: Product) -> Tensor:
         """Product `number` of one call."""
@@ -136,6 +161,19 @@ class _Redirected:
             return target.multiply_own(activations, rest)  # type: ignore[arg-type]
         return target(*activations, rest)  # type: ignore[no-any-return]
 
+    def add(self, number: int, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+        """Sum `number` of one call."""
+        if number >= len(self.readers):
+            raise self._other_sums(number + 1)
+        return add(func, args, kwargs, [None if layer is None else layer.again for layer in self.readers[number]])
+
+    def _other_sums(self, count: int) -> RuntimeError:
+        return RuntimeError(
+            f"[ribs] the forward of {self.name or 'the model'} added tensors {count} times, and {len(self.readers)} "
+            "times when it was traced, so that it is not known which of them read quantized values; give inputs of the "
+            f"same shape and mode to the search, take away hooks that add, or leave it in float: skip=[{self.name!r}]"
+        )
+
 
 class _RedirectMode(TorchFunctionMode):
     def __torch_function__(
@@ -149,6 +187,9 @@ class _RedirectMode(TorchFunctionMode):
             with self:
                 return OPENED[func](*args, **kwargs)
         product = find_product(func, args, kwargs)
+        if product is None and innermost.redirected.readers and summands(func, args, kwargs):
+            innermost.added += 1
+            return innermost.redirected.add(innermost.added - 1, func, args, kwargs)
         if product is None:
             return func(*args, **kwargs)
         innermost.seen += 1

@@ -9,10 +9,14 @@ from typing import Any
 
 @dataclass
 class Running:
-    """A call of a redirected forward, or, with None, of a layer whose product is its own. seen: products so far."""
+    """A call of a redirected forward, or, with None, of a layer whose product is its own.
+
+    seen, added: products and sums so far.
+    """
 
     redirected: Any
     seen: int = 0
+    added: int = 0
 
 
 _thread = threading.local()

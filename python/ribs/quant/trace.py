@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import nn
@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from ribs.quant.products import LEFT, RIGHT
 
 LAYER_TYPES = (_ConvNd, nn.Linear)
+Readers = tuple[tuple[str | None, str | None], ...]  # of each sum in order: the layers that read its operands before
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,9 @@ class Trace:
     sources: by layer, the parameters and buffers that its weights are or are computed from.
     otherwise: parameters and buffers that are not only read to multiply by, as weights of layers.
     in_float: the modules that are skipped.
+    residuals: for each module that adds tensors in its own forward, of all calls that are not alike, in order: for each
+        sum, the first layer with weights that read the left operand before, and of the right one; None for tensors that
+        no layer read, or that changed since. Of modules that add no such tensors no calls; empty where none does.
     """
 
     layers: tuple[Layer, ...]
@@ -110,6 +114,7 @@ class Trace:
     sources: dict[str, tuple[str, ...]]
     otherwise: tuple[str, ...]
     in_float: tuple[str, ...]
+    residuals: dict[str, tuple[Readers, ...]] = field(default_factory=dict)
 
 
 def name_float_products(seen: Trace) -> None:

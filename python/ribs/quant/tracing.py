@@ -94,5 +94,6 @@ def _watch(model: nn.Module, inputs: Inputs, skip: Skip, quantizing: bool) -> tu
         {name: tuple(sorted(sources)) for name, sources in watcher.sources.items()},
         tuple(sorted(watcher.lineage.otherwise)),
         skip.modules,
+        watcher.residuals(),
     )
     return found, watcher.unfit(quantizing)

@@ -27,7 +27,8 @@ from ribs.quant.products import (
     is_plain,
 )
 from ribs.quant.skip import Reasons, Skip
-from ribs.quant.trace import LAYER_TYPES, Layer, Site
+from ribs.quant.sums import summands
+from ribs.quant.trace import LAYER_TYPES, Layer, Readers, Site
 from ribs.quant.tree import tensors
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -68,6 +69,7 @@ class Watcher(TorchFunctionMode):
         self._skip = skip
         self._unfit: Reasons = {}
         self._stack = [Frame("", (), skip.covers(""))]
+        self._sums: dict[str, dict[Readers, None]] = {}  # of the calls of modules, each that is another once
         self._stored: set[str] = set()  # parameters that are weights or biases of layers
         self._modules = dict(model.named_modules())
         self._owners = Owners(self._modules, self.lineage)
@@ -111,6 +113,12 @@ class Watcher(TorchFunctionMode):
                 )
         return reasons
 
+    def residuals(self) -> dict[str, tuple[Readers, ...]]:
+        """The sums of modules, as in `Trace`."""
+        read = {name for name, calls in self._sums.items() if any(any(pair) for sums in calls for pair in sums)}
+        adding = {name: tuple(calls) for name, calls in self._sums.items() if any(calls)}
+        return {name: calls if name in read else () for name, calls in adding.items()} if read else {}
+
     def others(self) -> int:
         """How many numbers stay in float beside the weights and biases of layers, batch norm being folded."""
         gone = {norm for _, norm in self.pairing.pairs()}
@@ -141,6 +149,9 @@ class Watcher(TorchFunctionMode):
         if func in OPENED:
             with self:
                 return OPENED[func](*args, **kwargs)
+        if operands := summands(func, args, kwargs):
+            left, right = operands
+            frame.sums.append((self.lineage.reader(left), self.lineage.reader(right)))
         before = self._flops()
         result = func(*args, **kwargs)
         if tensors(result):
@@ -209,8 +220,9 @@ class Watcher(TorchFunctionMode):
             self.pairing.multiply(site.layer)
             # What torch's own layers pad is theirs.
             first = next(iter(frame.args), None) if frame.name in self._plain else None
-            read = first if isinstance(first, Tensor) else product.values[1 - (site.weight or 0)]
+            read = first if isinstance(first, Tensor) else (left, right)[1 - (site.weight or 0)]
             self.lineage.run(site.layer, [read])
+            self.lineage.weigh(site.layer, read)
         return skipped
 
     def _enter(self, name: str) -> Callable[..., None]:
@@ -228,6 +240,7 @@ class Watcher(TorchFunctionMode):
                 self.flow.leave(name, module, output)
             if name not in self._plain and not frame.skipped:
                 self._keep_sites(frame)
+                self._sums.setdefault(name, {})[tuple(frame.sums)] = None
             if frame.made is not None and isinstance(output, Tensor):
                 self.lineage.see(output)
                 self.lineage.source.pop(id(output), None)

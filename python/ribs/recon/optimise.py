@@ -70,6 +70,8 @@ class Optimisation:
         Raises: ValueError where the error has no gradient.
         """
         args, kwargs = inputs
+        for each in self.steps:
+            each.draw()  # once: a sum that reads what a layer reads has the same values of it
         with torch.enable_grad(), in_place_of(self._softs):
             error = self._error(self.module(args, kwargs), target, weights)
             if not error.requires_grad:

@@ -61,7 +61,7 @@ class SoftStep:
 
     name: of its place.
     keep: the probability with which a value is quantized.
-    seed: of those that were, in the last call; a tensor of one number.
+    seed: of those that are; a tensor of one number.
     lost: whether the step became NaN or infinite; it then began anew.
     """
 
@@ -82,8 +82,11 @@ class SoftStep:
         step = self.step.detach() + (self.step - self.step.detach()) * scale
         if self.keep == 1:
             return ops.fake_quantize(x, step, self.zero_point, *self.codes)
-        self.seed += 1
         return ops.drop(x, step, self.zero_point, *self.codes, keep=self.keep, seed=self.seed)
+
+    def draw(self) -> None:
+        """Leave other values as they are from now on."""
+        self.seed += 1
 
     @torch.no_grad()
     def bound(self) -> None:

@@ -204,11 +204,14 @@ class Sensitivity(Measurement):
         A pass of a small batch costs more for each sample than one of a large one, up to what caches hold.
         """
         limit = SIDE_BY_SIDE.get(self._network.device.type, 0) / (max(self.samples) * max(1, self._most))
-        return {
+        found = {
             unit
             for unit, (start, options) in enumerate(zip(plan.starts, self._candidates, strict=True))
             if len(options) == self._most + 1 > 2 and max((c.size for c in plan.calls[start:]), default=0.0) <= limit
         }
+        # Only what the unit's modules compute is each candidate's own.
+        fixed = self._fixed_activations()
+        return {unit for unit in found if self._network.read_outside(self._network.units[unit]) <= fixed}
 
     @property
     def _made(self) -> Plan:

@@ -30,6 +30,7 @@ def setting(
     seed=0,
     data=None,
     loss=kl_divergence,
+    recipe=None,
     **bounds,
 ):
     setup = set_up(
@@ -44,6 +45,7 @@ def setting(
         allowed=allowed,
         ties=ties,
         target=target,
+        recipe=recipe,
     )
     [plan] = setup.plans
     calibrate(setup.network, setup.batches, plan.bit_widths)

@@ -6,10 +6,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import settings
 from ribs.select.loss import kl_divergence
-from ribs.select.rivals import dnas, fracbits, genetic, limpq, relaxed
+from ribs.select.rivals import dnas, fisher, fracbits, genetic, limpq, relaxed
 from ribs.select.rivals.feasible import costs_of, fits
 from small import loader, network
 
@@ -76,6 +77,38 @@ def test_between_candidates_lie_both_of_them():
         mixed = inputs.call(given.network.model)
     given.network.configure(given.plan.configuration((1, 2, 0)))
     torch.testing.assert_close(mixed, inputs.call(given.network.model))
+
+
+class Copied(nn.Module):
+    """Twice a sum of what a layer reads and of what it makes of that: nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.flat = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1), nn.Flatten()
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x):
+        x = self.first(x) + x
+        return self.flat(x + self.second(x))
+
+
+def test_what_sums_read_is_mixed_like_outputs():
+    given = settings.setting(Copied().eval(), data=loader(1, 6), recipe="brecq")
+    [inputs] = given.inputs
+    given.network.set_float()
+    outputs = []
+    for bits in (4, 8):
+        given.network.model.first.set_bits(bits, bits)
+        outputs.append(inputs.call(given.network.model))
+    given.network.model.second.set_bits(8, 8)
+    positions = torch.tensor([1.25, 2.0], dtype=torch.float64)
+    with torch.no_grad(), relaxed.relaxed(given, fracbits.between(given, positions)):
+        found = inputs.call(given.network.model)
+    mixed = 0.75 * outputs[0] + 0.25 * outputs[1]
+    torch.testing.assert_close(found, given.network.model.second.again(mixed.view(6, 1, 8, 8)).flatten(1))
+    assert not torch.equal(*outputs)
+    assert fisher.choose(given) == fisher.choose(settings.setting(Copied().eval(), data=loader(1, 6), recipe="mse"))
 
 
 def test_excess_is_what_is_over_each_budget():

@@ -137,7 +137,7 @@ def _expand(
     integer = _integer(graph, readers, sites)
     codes: dict[str, tuple[Weights, str]] = {}
     cuts: dict[str, Cut] = {}
-    made: dict[str, str] = {}  # the weights
+    made: dict[str, str] = {}  # what quantizers give
     turned: set[str] = set()  # transposes that are done on integers
     for node in graph.node:
         if node.output[0] in turned:
@@ -147,7 +147,11 @@ def _expand(
             continue
         path = _path(node)
         site = sites[path]
+        if isinstance(site, Activations) and path in cuts:  # of a sum that reads what a layer reads
+            writer.add("Identity", [made[path]], node.output[0])
+            continue
         if isinstance(site, Activations):
+            made[path] = node.output[0]
             as_codes = site.weights is None or site.weights in integer
             cuts[path] = write_activations(writer, site, node.input[0], node.output[0], as_codes=as_codes)
             continue

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
+from ribs.quant.running import Apart
 from ribs.select.loss import find_tensor
 from ribs.select.rivals.setting import BACKWARD, FLOAT, Scores, Setting, best_by
 from ribs.select.samples import Choice
@@ -49,7 +50,8 @@ def scores_of(setting: Setting) -> Scores:
                     scores[unit, candidate] += float((gradient * error).square().sum()) / setting.samples
                 layer.set_bits(*FLOAT)
 
-            watched = output + zero  # gradients begin here, whether or not those of the input are recorded
+            with Apart():  # no sum of the network's
+                watched = output + zero  # gradients begin here, whether or not those of the input are recorded
             watched.register_hook(add)
             return watched
 

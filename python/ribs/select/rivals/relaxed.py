@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
+from ribs.quant.running import Apart
 from ribs.select.loss import measure
 from ribs.select.rivals.setting import BACKWARD, Setting
 
@@ -22,18 +23,20 @@ TINY = 1e-12  # a loss of 0 has no logarithm
 def relaxed(setting: Setting, mixes: Sequence[Mix]) -> Iterator[None]:
     """Within, each layer of unit i gives the sum of share x its output at the candidate, over mixes[i].
 
+    So does what sums have of its input, where the recipe quantizes that.
     Gradients reach the shares, and through the quantizers as the straight-through estimator has it.
     """
 
-    def mixed(layer: QuantizedLayer | QuantizedMatmul, unit: int) -> Callable[..., Tensor]:
-        plain: Callable[..., Tensor] = layer.forward
-
+    def mixed(
+        layer: QuantizedLayer | QuantizedMatmul, unit: int, plain: Callable[..., Tensor]
+    ) -> Callable[..., Tensor]:
         def forward(*args: Tensor) -> Tensor:
             total: Tensor | None = None
             for candidate, share in mixes[unit]:
                 layer.set_bits(*setting.plan.candidates[unit][candidate])
                 part = share.to(args[0]) * plain(*args)
-                total = part if total is None else total + part
+                with Apart():  # no sum of the network's
+                    total = part if total is None else total + part
             assert total is not None
             return total
 
@@ -42,11 +45,14 @@ def relaxed(setting: Setting, mixes: Sequence[Mix]) -> Iterator[None]:
     layers = list(setting.layers())
     try:
         for unit, _, layer in layers:
-            layer.forward = mixed(layer, unit)  # type: ignore[method-assign]
+            layer.forward = mixed(layer, unit, layer.forward)  # type: ignore[method-assign]
+            if isinstance(layer, QuantizedLayer):
+                layer.again = mixed(layer, unit, layer.again)  # type: ignore[method-assign]
         yield
     finally:
         for _, _, layer in layers:
             layer.__dict__.pop("forward", None)
+            layer.__dict__.pop("again", None)
 
 
 def excess(setting: Setting, mixes: Sequence[Mix]) -> Tensor:
