@@ -28,7 +28,7 @@ from ribs.io.errors import FormatError
 from ribs.select.files import write_new
 
 FORMAT = "ribs result"
-VERSION = 2
+VERSION = 3
 RESULT, WEIGHTS = "result.json", "weights.safetensors"
 NAMES = frozenset({RESULT, WEIGHTS, "bits.json", "bits.csv"})
 LARGEST_RESULT = 2**28  # bytes

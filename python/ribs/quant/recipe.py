@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     from ribs.quant.trace import Trace
 
-RecipeName = Literal["minmax", "mse", "repq", "repq+"]
+RecipeName = Literal["minmax", "mse", "asymmetric", "repq", "repq+"]
 Ranges = Literal["minmax", "mse", "percentile", "cut"]
 ShareLevels = Literal["nonuniform", "log_sqrt2"]
 
@@ -25,6 +25,7 @@ class Recipe:
     shares: the levels of softmax outputs that enter a product of two activations; None for those of all others.
     outputs: whether steps of linears, of weights and inputs, are searched around these for the least squared error of
         what comes out on the calibration set (`ribs.quant.outputs`).
+    symmetric: whether codes of weights lie around zero; otherwise each channel has a zero point among its codes.
     """
 
     name: RecipeName
@@ -33,6 +34,7 @@ class Recipe:
     by_channel: Ranges | None = None
     shares: ShareLevels | None = None
     outputs: bool = False
+    symmetric: bool = True
 
 
 RECIPES: Mapping[RecipeName, Recipe] = {
@@ -40,6 +42,8 @@ RECIPES: Mapping[RecipeName, Recipe] = {
     for recipe in (
         Recipe("minmax", "minmax", "minmax"),
         Recipe("mse", "mse", "mse"),
+        # The weights of BRECQ and QDrop. Of the four codes of 2 bits that lie around zero, one alone is above it.
+        Recipe("asymmetric", "mse", "mse", symmetric=False),
         # RepQ-ViT (arXiv 2212.08254), and after section 4.2 of RIBS, with nuLSQ after softmax and weights of least
         # squared error. There activations are too, which cuts off too much of what enters products; here what comes
         # out of linears has the least: docs/method.md.
