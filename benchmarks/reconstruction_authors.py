@@ -1,7 +1,7 @@
 """BRECQ and QDrop as ribs has them, beside the authors' own code: one network, the same images, and as many steps.
 
 Run: python benchmarks/reconstruction_authors.py FOLDER [--network resnet18] [--bits 4/4 3/3 2/4] [--methods QDrop]
-    [--recipe NAME] [--iterations N] [--faster N] [--samples N] [--rounds N] [--seed N]
+    [--recipes NAME NAME] [--iterations N] [--faster N] [--samples N] [--rounds N] [--seed N]
 FOLDER has clones of github.com/yhhhli/BRECQ and github.com/wimh966/QDrop in it. Needs the extra `demo`; the network is
 trained once. All layers have the same bits, but for the image: it has 8 in ribs, and is left as it is by theirs.
 """
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--network", choices=["demo", "resnet18"], default="demo")
     parser.add_argument("--bits", nargs="*", type=as_bits, default=[(4, 4), (3, 3), (2, 4)])
     parser.add_argument("--methods", nargs="*", choices=list(THEIRS), default=list(THEIRS))
-    parser.add_argument("--recipe", choices=get_args(RecipeName), help="of ribs")
+    parser.add_argument("--recipes", nargs="*", choices=get_args(RecipeName), default=["mse", "asymmetric"])
     parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--faster", type=float, default=20, help="learning rates, as in reconstruction.py")
     parser.add_argument("--samples", type=int, default=256)
@@ -128,31 +128,32 @@ def main() -> None:
     with torch.no_grad():
         test = torch.cat([model(x) for x in images.split(250)]), images, labels
     print(f"{options.network}: {machine('cpu')}; 1 thread", flush=True)
-    quantize = functools.partial(ribs.quantize, model, loader, recipe=options.recipe, progress=False)
-    layers = list(quantize(8).bits)
+    layers = list(ribs.quantize(model, loader, 32, progress=False).bits)
 
-    def quantized(bits: Bits) -> Result:
-        return quantize(dict.fromkeys(layers, bits) | {layers[0]: (bits[0], 8)})
+    def quantized(bits: Bits, recipe: RecipeName) -> Result:
+        units = dict.fromkeys(layers, bits) | {layers[0]: (bits[0], 8)}
+        return ribs.quantize(model, loader, units, recipe=recipe, progress=False)
 
     if options.rounds:
         for name in options.methods:
-            table = times(name, model, quantized((4, 4)), torch.cat(loader), options.rounds)
+            table = times(name, model, quantized((4, 4), options.recipes[0]), torch.cat(loader), options.rounds)
             print(f"\nA step of {name}, batch 32, W4A4, CPU ms:\n")
             print(text_table(["learned", "piece", "ribs", "authors", "ratio"], table, right=(2, 3, 4)), flush=True)
     print(f"\n{options.iterations} iterations, {64 * len(loader)} samples, learning rates x {options.faster:g}\n")
     rows = []
     for bits in options.bits:
-        ours = quantized(bits)
         for name in options.methods:
             method = methods(options.iterations, options.faster)[name]
-            for code in ("ribs", "authors"):
+            for recipe in (*options.recipes, None):
                 started = time.process_time()
-                if code == "ribs":
+                if recipe is not None:
+                    ours = quantized(bits, recipe)
                     found = ribs.reconstruct(ours, loader, method=method, seed=options.seed, progress=False).model
                 else:
                     torch.manual_seed(options.seed)
                     found = reconstructed(their(name, model, torch.cat(loader), bits, method, options.faster))
                 seconds = time.process_time() - started
+                code = "authors" if recipe is None else f"ribs, {recipe}"
                 rows.append([f"W{bits[0]}A{bits[1]}", name, code, *quality(found, *test), f"{seconds:.0f}"])
                 print(rows[-1], flush=True)
     header = ["bits", "method", "code", "task loss", "standard error", "top-1 %", "CPU seconds"]
