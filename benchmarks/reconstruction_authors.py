@@ -139,7 +139,8 @@ def main() -> None:
             table = times(name, model, quantized((4, 4), options.recipes[0]), torch.cat(loader), options.rounds)
             print(f"\nA step of {name}, batch 32, W4A4, CPU ms:\n")
             print(text_table(["learned", "piece", "ribs", "authors", "ratio"], table, right=(2, 3, 4)), flush=True)
-    print(f"\n{options.iterations} iterations, {64 * len(loader)} samples, learning rates x {options.faster:g}\n")
+    print(f"\n{options.iterations} iterations, {64 * len(loader)} samples, learning rates x {options.faster:g}")
+    print(f"float: {digits.accuracy(model, images, labels):.2f} % of {len(labels)} test images\n", flush=True)
     rows = []
     for bits in options.bits:
         for name in options.methods:
