@@ -91,7 +91,7 @@ def test_reconstruction_keeps_to_the_codes_around_each_weight(model, result):
     assert 0.5 * total < nearest < total
 
 
-def test_it_is_saved_and_loaded(result, tmp_path):
+def test_it_is_saved_and_loaded(model, result, tmp_path):
     result.save(tmp_path / "a")
     loaded = ribs.load(tmp_path / "a", made(1))
     with torch.no_grad():
@@ -107,6 +107,10 @@ def test_it_is_saved_and_loaded(result, tmp_path):
     assert (tmp_path / "b" / "weights.safetensors").read_bytes() == (
         tmp_path / "a" / "weights.safetensors"
     ).read_bytes()
+    in_part = ribs.quantize(model, LOADER, {"0": 32, "2": 2, "4": 2}, recipe="asymmetric", progress=False)
+    in_part.save(tmp_path / "c")
+    loaded = layers(ribs.load(tmp_path / "c", made(1)).model)
+    assert not any(each.weight_quantizer.symmetric for each in loaded.values())
     saved, packed = SavedWeight(2, False, False, 0, (1, 4), (4, 1)), torch.zeros(1, 1, dtype=torch.int32)
     with raises(ribs.FormatError, match="the zero points of the weights of 'fc' are not among their codes"):
         tensors._values("fc", saved, packed, (torch.ones(1), torch.tensor([4])))

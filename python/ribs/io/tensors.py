@@ -77,6 +77,9 @@ def unpack(
     for name, layer in layers.items():
         if not isinstance(layer, QuantizedLayer):
             continue
+        described = saved[name].weight
+        assert described is not None
+        layer.weight_quantizer.symmetric = described.symmetric
         if (weight := saved[name].packed) is not None:
             step = tensors[_tensor(name, "weight_scale")]
             zero_point = tensors.get(_tensor(name, "weight_zero_point"), torch.zeros_like(step)).int()
@@ -212,7 +215,6 @@ def _put_weight(layer: QuantizedLayer, saved: SavedWeight, values: Tensor, steps
         assert layer.layer is not None
         layer.layer.weight = nn.Parameter(values, requires_grad=False)
     step, zero_point = (each.reshape(1, *([] if saved.axis is None else [-1])) for each in steps)
-    layer.weight_quantizer.symmetric = saved.symmetric
     layer.weight_quantizer.set_steps((saved.bits,), step, zero_point)
     layer.weight_quantizer.set_bits(saved.bits)
 
