@@ -1,7 +1,7 @@
 """Steps alone, AdaRound, BRECQ and QDrop on a trained network, and a step of QDrop beside plain torch.
 
 Run: python benchmarks/reconstruction.py [--network resnet18] [--bits 4/4 3/3 2/4] [--methods QDrop] [--iterations N]
-    [--samples N] [--recipe brecq] [--device cuda]
+    [--samples N] [--recipe residual] [--device cuda]
 Needs the extra `demo`; the network is trained once. The learning rates are those of 20,000 iterations times --faster.
 """
 
@@ -47,12 +47,12 @@ def methods(iterations: int, faster: float) -> dict[str, ribs.AdaRound]:
     }
 
 
-def quality(found: Result, logits: Tensor, images: Tensor, labels: Tensor) -> list[str]:
+def quality(model: nn.Module, logits: Tensor, images: Tensor, labels: Tensor) -> list[str]:
     """The task loss on images that nothing was learned from, its standard error, and top-1."""
     with torch.no_grad():
-        losses = kl_divergence(logits, torch.cat([found.model(x) for x in images.split(250)])).cpu()
+        losses = kl_divergence(logits, torch.cat([model(x) for x in images.split(250)])).cpu()
     error = float(losses.std()) / len(losses) ** 0.5
-    return [f"{float(losses.mean()):.4f}", f"{error:.4f}", f"{digits.accuracy(found.model, images, labels):.2f}"]
+    return [f"{float(losses.mean()):.4f}", f"{error:.4f}", f"{digits.accuracy(model, images, labels):.2f}"]
 
 
 class PlainStep:
@@ -218,7 +218,7 @@ def beside_plain(model: nn.Module, loader: list[Tensor], method: ribs.QDrop, tes
     }.items():
         started = time.perf_counter()
         found = run()
-        shown = quality(found, *test)  # which waits for a GPU
+        shown = quality(found.model, *test)  # which waits for a GPU
         rows.append([name, *shown, f"{time.perf_counter() - started:.1f}"])
         print(rows[-1], flush=True)
     return text_table(["loop", "task loss", "standard error", "top-1 %", "seconds"], rows, right=(1, 2, 3, 4))
@@ -310,14 +310,14 @@ def main() -> None:
     rows = []
     for bits in options.bits:
         quantized = ribs.quantize(model, loader, bits, recipe=options.recipe, progress=False)
-        rows.append([f"W{bits[0]}A{bits[1]}", "steps only", *quality(quantized, *test), ""])
+        rows.append([f"W{bits[0]}A{bits[1]}", "steps only", *quality(quantized.model, *test), ""])
         print(rows[-1], flush=True)
         for name in options.methods:
             method = methods(options.iterations, options.faster)[name]
             started = time.process_time()
             found = ribs.reconstruct(quantized, loader, method=method, progress=False)
             seconds = time.process_time() - started
-            rows.append([f"W{bits[0]}A{bits[1]}", name, *quality(found, *test), f"{seconds:.0f}"])
+            rows.append([f"W{bits[0]}A{bits[1]}", name, *quality(found.model, *test), f"{seconds:.0f}"])
             print(rows[-1], flush=True)
     print(text_table(header, rows, right=range(2, len(header))))
 

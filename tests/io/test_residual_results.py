@@ -1,4 +1,4 @@
-"""Results of the recipe "brecq", saved, loaded and exported."""
+"""Results of the recipe "residual", saved, loaded and exported."""
 
 import json
 
@@ -35,13 +35,13 @@ class Residual(nn.Module):
 def result():
     units = ("stem", "conv1", "conv2", "fc1", "fc2")
     bits = {unit: (3 + number, 6 - number) for number, unit in enumerate(units)}
-    return ribs.quantize(made(Residual, 1), [images()], bits, recipe="brecq", progress=False)
+    return ribs.quantize(made(Residual, 1), [images()], bits, recipe="residual", progress=False)
 
 
 def test_a_loaded_result_has_the_same_sums(result, tmp_path):
     result.save(tmp_path / "a")
     loaded = ribs.load(tmp_path / "a", made(Residual, 2))
-    assert loaded.recipe == "brecq" and loaded.costs == result.costs
+    assert loaded.recipe == "residual" and loaded.costs == result.costs
     [expected], [found] = outputs(result.model, images()), outputs(loaded.model, images())
     assert torch.equal(found, expected)
     other = ribs.quantize(made(Residual, 1), [images()], result.bits, recipe="mse", progress=False)

@@ -1,4 +1,4 @@
-"""The recipe "brecq": what a sum reads of a tensor that a layer has read, against forwards written by hand."""
+"""The recipe "residual": what a sum reads of a tensor that a layer has read, against forwards written by hand."""
 
 from collections import Counter
 
@@ -50,7 +50,7 @@ class Residual(nn.Module):
         return self.after(self.block(self.stem(x).clamp(min=-0.5)))
 
 
-def quantized(make, recipe="brecq"):
+def quantized(make, recipe="residual"):
     """The network at bits that are few enough to be seen, and a batch."""
     torch.manual_seed(0)
     model = make().eval()
@@ -111,7 +111,7 @@ def test_quantizers_and_their_steps_are_those_of_mse(pooled, monkeypatch):
     states, seen = [], Counter()
     update = Observer.update
     monkeypatch.setattr(Observer, "update", lambda self, x: (seen.update([self.name]), update(self, x)))
-    for recipe in ("mse", "brecq"):
+    for recipe in ("mse", "residual"):
         network, _ = quantized(lambda: Residual(BasicBlock("out += identity")), recipe)
         data = [Inputs((torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(n)),), {}) for n in range(3)]
         seen.clear()
@@ -174,7 +174,7 @@ def test_blocks_of_vision_transformers_stay_as_they_are():
     sizes = {"img_size": 8, "patch_size": 4, "num_classes": 5, "embed_dim": 8, "depth": 1, "num_heads": 2}
     model, inputs = timm.models.VisionTransformer(**sizes).eval(), Inputs((torch.randn(2, 3, 8, 8),), {})
     states = []
-    for recipe in ("mse", "brecq"):
+    for recipe in ("mse", "residual"):
         network = prepare(model, inputs, recipe=recipe)
         assert network.trace.residuals == {}
         calibrate(network, [inputs], (BITS,))
@@ -189,7 +189,7 @@ def test_layers_and_modules_in_float_are_left():
     assert prepare(model.eval(), inputs).trace.residuals == {"block": (((None, "block.conv1"),),)}
     for skipped in ("block", "block.conv1"):
         with pytest.warns(UserWarning, match="stay in float"):
-            assert prepare(model, inputs, recipe="brecq", skip=[skipped]).trace.residuals == {}
+            assert prepare(model, inputs, recipe="residual", skip=[skipped]).trace.residuals == {}
 
 
 def test_a_module_within_a_block_has_sums_of_its_own():
@@ -236,8 +236,8 @@ class Repeated(nn.Module):
 @pytest.mark.parametrize(("twice", "named"), [(True, "'layers.0' runs 2 times"), (False, "'added' adds what")])
 def test_refuses_what_has_several_quantizers(twice, named):
     model, inputs = Repeated(twice).eval(), Inputs((torch.randn(2, 4),), {})
-    with pytest.raises(ValueError, match=rf"\[ribs\] {named}.*recipe=\"brecq\" is not supported; .*recipe=\"mse\""):
-        prepare(model, inputs, recipe="brecq")
+    with pytest.raises(ValueError, match=rf"\[ribs\] {named}.*recipe=\"residual\" is not supported; .*recipe=\"mse\""):
+        prepare(model, inputs, recipe="residual")
     prepare(model, inputs, recipe="mse")
 
 
@@ -253,7 +253,7 @@ def test_other_sums_than_when_traced_are_an_error():
                 y = y + x
             return y
 
-    network = prepare(Varying().eval(), Inputs((torch.randn(2, 4),), {}), recipe="brecq")
+    network = prepare(Varying().eval(), Inputs((torch.randn(2, 4),), {}), recipe="residual")
     for network.model.times in (0, 2):
         message = rf"\[ribs\] the forward of the model added tensors {network.model.times} times, and 1 times when"
         with pytest.raises(RuntimeError, match=message):
@@ -261,4 +261,4 @@ def test_other_sums_than_when_traced_are_an_error():
 
 
 def test_only_one_recipe_asks_for_it():
-    assert [name for name, recipe in RECIPES.items() if recipe.residuals] == ["brecq"]
+    assert [name for name, recipe in RECIPES.items() if recipe.residuals] == ["residual"]

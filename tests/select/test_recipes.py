@@ -8,6 +8,7 @@ from torch import nn
 
 import ribs
 from ribs.quant.inputs import Inputs
+from ribs.quant.layers import QuantizedLayer
 from ribs.quant.network import calibrate, prepare
 from ribs.quant.quantizer import FakeQuantizer, ShareQuantizer
 from ribs.quant.recipe import RECIPES
@@ -58,7 +59,7 @@ def test_each_recipe_has_its_quantizers(model, recipe):
     network = prepare(model, Inputs((LOADER[0],), {}), recipe=recipe).model
     shares = quantizers(network, ShareQuantizer)
     by_channel = quantizers(network, FakeQuantizer, lambda each: each.axis == -1)
-    if recipe in ("minmax", "mse", "brecq"):
+    if recipe in ("minmax", "mse", "asymmetric", "residual"):
         assert not shares and not by_channel
         return
     assert shares == {f"blocks.{block}.matmul1.left_quantizer" for block in (0, 1)}
@@ -95,9 +96,8 @@ def test_levels_of_shares_are_those_of_all_batches_together(model):
 
 def check_result(model, result):
     """The result's model is whole: one step at the inputs of linears, and the loss that is reported is its own."""
-    assert all(
-        each.is_per_tensor for each in result.model.modules() if isinstance(each, FakeQuantizer) and not each.symmetric
-    )
+    inputs = [each.input_quantizer for each in result.model.modules() if isinstance(each, QuantizedLayer)]
+    assert inputs and all(each.is_per_tensor for each in inputs)
     with torch.no_grad():
         losses = torch.cat([kl_divergence(model(x), result.model(x)) for x in LOADER])
     assert result.loss == pytest.approx(losses.double().mean().item(), rel=1e-4)

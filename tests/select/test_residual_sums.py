@@ -1,4 +1,4 @@
-"""The recipe "brecq" through the whole way: replays, search, journal, reconstruction and training."""
+"""The recipe "residual" through the whole way: replays, search, journal, reconstruction and training."""
 
 import itertools
 
@@ -42,7 +42,7 @@ CANDIDATES = [(4, 4), (8, 2), (2, 4), (8, 8)]  # the first and the last that are
 @pytest.mark.parametrize("units", ["layer", "block", {"ends": ["0", "4"], "rest": ["2.*"]}], ids=type)
 def test_replays_are_whole_passes(units, cache_mib):
     shards = [Inputs((x,), {}) for x in loader(2)]
-    prepared = prepare(network(), shards[0], units, recipe="brecq")
+    prepared = prepare(network(), shards[0], units, recipe="residual")
     calibrate(prepared, shards, (2, 4, 8))
     sensitivity = Sensitivity(prepared, shards, [CANDIDATES] * len(prepared.units), kl_divergence, cache_mib=cache_mib)
     reference = (3,) * len(prepared.units)
@@ -61,10 +61,10 @@ def test_replays_are_whole_passes(units, cache_mib):
 @pytest.mark.parametrize("units", ["layer", "block"])
 def test_a_search_and_its_journal(units, tmp_path):
     data = loader(2)
-    options = {"model": network(), "data": data, "recipe": "brecq", "units": units, "iterations": 2}
+    options = {"model": network(), "data": data, "recipe": "residual", "units": units, "iterations": 2}
     found = search(**options, journal=tmp_path)
-    assert found.recipe == "brecq" and found.bops <= found.limits["bops"]
-    again = ribs.quantize(network(), data, found.bits, units=units, recipe="brecq", progress=False)
+    assert found.recipe == "residual" and found.bops <= found.limits["bops"]
+    again = ribs.quantize(network(), data, found.bits, units=units, recipe="residual", progress=False)
     assert again.loss == pytest.approx(found.loss, rel=1e-12)
     assert all(torch.equal(again.model(x), found.model(x)) for x in data)
     assert content(search(**options, journal=tmp_path)) == content(found)
@@ -82,7 +82,7 @@ def test_qdrop_leaves_the_same_values_in_float_for_both_readers(monkeypatch, tmp
         return values
 
     monkeypatch.setattr(optimise.SoftStep, "__call__", watched)
-    result = ribs.quantize(network(), loader(2), 3, units="block", recipe="brecq", progress=False)
+    result = ribs.quantize(network(), loader(2), 3, units="block", recipe="residual", progress=False)
     method = ribs.QDrop(iterations=12, weight_lr=0.05, activation_lr=1e-3)
     better = ribs.reconstruct(result, loader(2), method=method, progress=False)
     steps = [(x, values) for name, x, values in seen if name == "2.1.conv1 0"]
@@ -99,7 +99,7 @@ def test_qdrop_leaves_the_same_values_in_float_for_both_readers(monkeypatch, tmp
 
 def test_training_ends_as_the_network_that_was_trained():
     model, x = nn.Sequential(Block(), nn.Flatten()).eval(), torch.randn(4, 4, 6, 6)
-    trained = ribs.qat.prepare(model, [x], 3, recipe="brecq")
+    trained = ribs.qat.prepare(model, [x], 3, recipe="residual")
     optimizer = torch.optim.SGD(trained.parameters(), 1e-2)
 
     def gradients(forward):
@@ -112,4 +112,4 @@ def test_training_ends_as_the_network_that_was_trained():
     optimizer.step()
     found = ribs.qat.finish(trained, model, [x])
     torch.testing.assert_close(found.model(x), trained.eval()(x))
-    assert found.recipe == "brecq"
+    assert found.recipe == "residual"

@@ -44,11 +44,13 @@ class SavedWeight:
     """The weights of a layer, whose codes and steps are in the other file unless `bits` is 32.
 
     held: whether they take the place of weights that the model computes or reads in other ways too.
+    symmetric: whether codes lie around zero; otherwise there are zero points too.
     shape, stride: in elements.  axis: the dimension with a step for each index.
     """
 
     bits: int
     held: bool
+    symmetric: bool
     axis: int | None
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -169,6 +171,10 @@ def upgraded(content: Any, version: int) -> Any:
                 record |= {"spent": {}, "gaps": []}
     if version < 3 and isinstance(content.get("trace"), dict):
         content["trace"]["residuals"] = {}
+    if version < 3 and isinstance(content.get("layers"), dict):
+        for layer in content["layers"].values():
+            if isinstance(layer, dict) and isinstance(layer.get("weight"), dict):
+                layer["weight"]["symmetric"] = True
     return content
 
 

@@ -23,7 +23,7 @@ def encodings(result: Result) -> dict[str, Any]:
     A value is (code + offset) x scale for codes from 0 to 2^bw - 1; so offset is minus the zero point, and for
     symmetric codes -2^(bw - 1). Weights are named `layer.weight`, those of no layer by the name of their unit;
     activations `layer.input`, of a matmul `layer.left` and `layer.right`, and from the second call on `layer.input.1`
-    and so on. By recipe="brecq" the sums that read what a layer reads have its `layer.input`. Tools that name
+    and so on. By recipe="residual" the sums that read what a layer reads have its `layer.input`. Tools that name
     activations by the tensors of a graph need these names changed.
     Raises: TypeError for quantizers that are not uniform.
     """

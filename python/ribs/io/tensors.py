@@ -2,7 +2,8 @@
 
 Of a layer `name` with quantized weights there are `name.weight_packed`, int32 [1, words], its codes counted from the
 smallest that its bits have, in one dense stream, the least significant bit first, filled up with zeros to whole words;
-and `name.weight_scale`, float32 [channels], its steps. All others have the names that they have in the float model.
+`name.weight_scale`, float32 [channels], its steps; and, where codes do not lie around zero, `name.weight_zero_point`,
+uint8 [channels]. All others have the names that they have in the float model.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ribs.io.content import SavedLayer, SavedWeight
 from ribs.io.errors import FormatError
 from ribs.io.quantizers import save_quantizer
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
-from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer, code_range
+from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer, Steps, code_range
 from ribs.quant.trace import Trace
 
 WORD = 4  # bytes
@@ -62,6 +63,8 @@ def packed_shapes(saved: Mapping[str, SavedLayer]) -> dict[str, tuple[torch.dtyp
             channels = 1 if weight.axis is None else weight.shape[weight.axis]
             shapes[_tensor(name, "weight_packed")] = torch.int32, (1, words)
             shapes[_tensor(name, "weight_scale")] = torch.float32, (channels,)
+            if not weight.symmetric:
+                shapes[_tensor(name, "weight_zero_point")] = torch.uint8, (channels,)
         elif layer.weight is not None and layer.weight.held:
             shapes[_tensor(name, "held")] = torch.float32, layer.weight.shape
     return shapes
@@ -74,10 +77,14 @@ def unpack(
     for name, layer in layers.items():
         if not isinstance(layer, QuantizedLayer):
             continue
+        described = saved[name].weight
+        assert described is not None
+        layer.weight_quantizer.symmetric = described.symmetric
         if (weight := saved[name].packed) is not None:
             step = tensors[_tensor(name, "weight_scale")]
-            values = _values(name, weight, tensors[_tensor(name, "weight_packed")], step)
-            _put_weight(layer, weight, values.to(device), step.to(device))
+            zero_point = tensors.get(_tensor(name, "weight_zero_point"), torch.zeros_like(step)).int()
+            values = _values(name, weight, tensors[_tensor(name, "weight_packed")], (step, zero_point))
+            _put_weight(layer, weight, values.to(device), (step.to(device), zero_point.to(device)))
             layer.rounded = True
         elif _tensor(name, "held") in tensors:
             layer.hold(tensors[_tensor(name, "held")].to(device))
@@ -159,21 +166,27 @@ def _modules(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, int
 def _pack(layer: QuantizedLayer, held: bool) -> tuple[SavedWeight, dict[str, Tensor]]:
     quantizer = layer.weight_quantizer
     if quantizer.bits == FLOAT_BITS and layer.held is None:
-        return SavedWeight(FLOAT_BITS, False, quantizer.axis, (), ()), {}
+        return SavedWeight(FLOAT_BITS, False, quantizer.symmetric, quantizer.axis, (), ()), {}
     if quantizer.bits == FLOAT_BITS:
         weight = layer.multiplied.detach()
-        return SavedWeight(FLOAT_BITS, True, quantizer.axis, tuple(weight.shape), weight.stride()), {"held": weight}
+        shape, stride = tuple(weight.shape), weight.stride()
+        return SavedWeight(FLOAT_BITS, True, quantizer.symmetric, quantizer.axis, shape, stride), {"held": weight}
     step, zero_point = quantizer.present
-    if type(quantizer) is not FakeQuantizer or not quantizer.symmetric or bool(zero_point.any()):
-        raise TypeError("[save] weights with zero points or levels of their own cannot be saved")
+    if type(quantizer) is not FakeQuantizer or (quantizer.symmetric and bool(zero_point.any())):
+        raise TypeError("[save] weights with levels of their own, or zero points of signed codes, cannot be saved")
     codes = quantizer.codes(layer.multiplied.detach())  # in memory they lie as quantized weights do
-    unsigned = (codes.to(torch.int16) - code_range(quantizer.bits, True)[0]).to(torch.uint8).reshape(1, -1)
+    least = code_range(quantizer.bits, quantizer.symmetric)[0]
+    unsigned = (codes.to(torch.int16) - least).to(torch.uint8).reshape(1, -1)
     words = ops.pack_bits(unsigned, quantizer.bits, align=WORD).view(torch.int32)
-    saved = SavedWeight(quantizer.bits, held, quantizer.axis, tuple(codes.shape), codes.stride())
-    return saved, {"weight_packed": words, "weight_scale": step.detach().reshape(-1)}
+    shape, stride = tuple(codes.shape), codes.stride()
+    saved = SavedWeight(quantizer.bits, held, quantizer.symmetric, quantizer.axis, shape, stride)
+    tensors = {"weight_packed": words, "weight_scale": step.detach().reshape(-1)}
+    if not quantizer.symmetric:
+        tensors["weight_zero_point"] = zero_point.to(torch.uint8).reshape(-1)
+    return saved, tensors
 
 
-def _values(name: str, saved: SavedWeight, packed: Tensor, step: Tensor) -> Tensor:
+def _values(name: str, saved: SavedWeight, packed: Tensor, steps: Steps) -> Tensor:
     """The values of packed codes, in memory as they were.
 
     Quantized again they are the same codes, and so the same values: the product of a code and its step is rounded by
@@ -183,22 +196,26 @@ def _values(name: str, saved: SavedWeight, packed: Tensor, step: Tensor) -> Tens
         codes = ops.unpack_bits(packed.view(torch.uint8), saved.bits, math.prod(saved.shape), align=WORD)
     except ValueError as error:
         raise FormatError(f"[load] the weights of {name!r} are damaged: {error}") from None
-    signed = codes.reshape(saved.shape).float() + code_range(saved.bits, True)[0]
-    steps = step.reshape([-1 if dim == saved.axis else 1 for dim in range(len(saved.shape))])
-    values = torch.empty_strided(saved.shape, saved.stride, dtype=torch.float32).copy_(signed * steps)
+    least, most = code_range(saved.bits, saved.symmetric)
+    along = [-1 if dim == saved.axis else 1 for dim in range(len(saved.shape))]
+    step, zero_point = (each.reshape(along) for each in steps)
+    signed = codes.reshape(saved.shape).float() + least - zero_point
+    values = torch.empty_strided(saved.shape, saved.stride, dtype=torch.float32).copy_(signed * step)
+    if bool((zero_point > most).any()):
+        raise FormatError(f"[load] the zero points of the weights of {name!r} are not among their codes")
     if not bool((step > 0).all()) or not bool(step.isfinite().all()) or not bool(values.isfinite().all()):
         raise FormatError(f"[load] the steps of the weights of {name!r} are not positive and finite")
     return values
 
 
-def _put_weight(layer: QuantizedLayer, saved: SavedWeight, values: Tensor, step: Tensor) -> None:
+def _put_weight(layer: QuantizedLayer, saved: SavedWeight, values: Tensor, steps: Steps) -> None:
     if saved.held:
         layer.hold(values)
     else:
         assert layer.layer is not None
         layer.layer.weight = nn.Parameter(values, requires_grad=False)
-    steps = step.reshape(1, *([] if saved.axis is None else [-1]))
-    layer.weight_quantizer.set_steps((saved.bits,), steps, torch.zeros_like(steps, dtype=torch.int32))
+    step, zero_point = (each.reshape(1, *([] if saved.axis is None else [-1])) for each in steps)
+    layer.weight_quantizer.set_steps((saved.bits,), step, zero_point)
     layer.weight_quantizer.set_bits(saved.bits)
 
 

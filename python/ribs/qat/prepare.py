@@ -20,7 +20,7 @@ from ribs.quant.network import QuantizedNetwork, calibrate
 from ribs.quant.network import prepare as quantized_copy
 from ribs.quant.quantizer import FLOAT_BITS, FakeQuantizer, Quantizer, ShareQuantizer
 from ribs.quant.ranges import RANGES
-from ribs.quant.recipe import RecipeName
+from ribs.quant.recipe import RECIPES, RecipeName, check_recipe
 from ribs.quant.units import UnitScheme
 from ribs.select.bit_table import read_bits
 from ribs.select.cost import AnyBits, CostTable
@@ -75,6 +75,12 @@ def prepare(
         units = {unit.name: unit.layers for unit in bits.costs.groups}
         seen = bits.costs.trace
         recipe, skip = bits.recipe, (*seen.in_float, *(layer.name for layer in seen.skipped))
+    check_recipe(recipe)
+    if recipe is not None and not RECIPES[recipe].symmetric:
+        raise ValueError(
+            f"[prepare] recipe={recipe!r} is not supported, since weights with zero points are not trained; give "
+            "another, and of a result its bits alone, bits=result.bits"
+        )
     model = unwrap(model)
     batches = collect(model, loader, calibration_samples)
     network = quantized_copy(model, batches[0], units, recipe=recipe, skip=skip, training=True)

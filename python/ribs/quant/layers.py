@@ -51,13 +51,16 @@ class QuantizedLayer(nn.Module):
     site: one of its products as it was seen; by default that of the layer's own forward.
     calls: how often it runs in one pass of the network; each call's input has a quantizer of its own.
     own_forward: whether the layer's forward makes its product, with its own bias.
+    symmetric: whether codes of the weights lie around zero.
     rounded: whether values of the weight quantizer have taken the place of the float weights.
     """
 
     held: nn.Parameter | None
     added: nn.Parameter | None
 
-    def __init__(self, layer: nn.Module | None, site: Site | None = None, calls: int = 1) -> None:
+    def __init__(
+        self, layer: nn.Module | None, site: Site | None = None, calls: int = 1, *, symmetric: bool = True
+    ) -> None:
         super().__init__()
         self.register_module("layer", layer)
         self.own_forward = site is None
@@ -66,7 +69,7 @@ class QuantizedLayer(nn.Module):
         assert site.weight is not None
         self.operand = site.weight
         self.plain = layer is not None and is_plain(layer)
-        self.weight_quantizer = FakeQuantizer(symmetric=True, axis=site.axis)
+        self.weight_quantizer = FakeQuantizer(symmetric=symmetric, axis=site.axis)
         self.input_quantizer = FakeQuantizer(symmetric=False)
         self.later = nn.ModuleList(FakeQuantizer(symmetric=False) for _ in range(calls - 1))
         self.register_parameter("held", None)  # weights that take the place of all others

@@ -117,8 +117,14 @@ class QuantizedNetwork:
 
         Sums are exact, where float32 rounds them: a result differs by such roundings, and they move a code of the
         next layer now and then. A layer whose input holds NaN runs in float. Channels-last inputs are faster.
-        Raises: RuntimeError on a device that is no CPU, and on a CPU whose products of integers are not exact.
+        Raises: RuntimeError on a device that is no CPU, on a CPU whose products of integers are not exact, and for
+            weights with zero points.
         """
+        if not self.recipe.symmetric:
+            raise RuntimeError(
+                f"[integer_execution] recipe={self.recipe.name!r} gives weights zero points, which products of 8-bit "
+                "integers do not take; run the network without it, or give another recipe"
+            )
         check_device(self.device)
         layers = self.weighted().values()
         before = [layer.integer for layer in layers]
@@ -135,7 +141,8 @@ class QuantizedNetwork:
     def integer_layers(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The names of the layers that `integer_execution` runs in integers at the present bits, and of the others.
 
-        The others have more than 8 bits, or are not nn.Conv2d with zeros for padding or nn.Linear themselves.
+        The others have more than 8 bits or weights with zero points, or are not nn.Conv2d with zeros for padding or
+        nn.Linear themselves.
         """
         weighted = self.weighted()
         ready = {name for name, layer in weighted.items() if (product := _integer(layer)) and product.ready}
@@ -160,7 +167,7 @@ class QuantizedNetwork:
 
 def _integer(layer: QuantizedLayer) -> IntegerProduct | None:
     """The layer as a product of integers, or None where there is no operator for it."""
-    if layer.held is not None or not supports(layer.layer):
+    if layer.held is not None or not layer.weight_quantizer.symmetric or not supports(layer.layer):
         return None
     return IntegerProduct(layer.layer, layer.weight_quantizer, layer.input_quantizer, layer.kept)
 
@@ -220,7 +227,7 @@ def calibrate(
     """Find the steps of all weights and activations for every bit-width in `choices`, by the network's recipe.
 
     Activations are seen as the float network produces them. Their steps are those of each batch, averaged, or with
-    `pooled` those of all batches together, which only the recipes "mse" and "brecq" have.
+    `pooled` those of all batches together, which only the recipes "mse" and "residual" have.
     Raises: ValueError naming the layer whose weights or input hold NaN or Inf, and for `pooled` with another recipe.
     """
     network.set_float()
@@ -267,14 +274,14 @@ def check_pooled(pooled: bool, recipe: Recipe) -> None:
     if pooled and recipe.activations != "mse":
         raise ValueError(
             f"[calibrate] pool_batches=True is not supported with recipe={recipe.name!r}, which has the steps of each "
-            'batch averaged; give recipe="mse" or "brecq" with it'
+            'batch averaged; give recipe="mse" or "residual" with it'
         )
 
 
 def find_weight_steps(network: QuantizedNetwork, name: str, layer: QuantizedLayer, choices: Sequence[int]) -> None:
     """Give the weights of a layer the recipe's steps for every bit-width in `choices`."""
     quantizer, find = layer.weight_quantizer, RANGES[network.recipe.weights]
-    step, zero_point = find(layer.multiplied, choices, symmetric=True, axis=quantizer.axis)
+    step, zero_point = find(layer.multiplied, choices, symmetric=quantizer.symmetric, axis=quantizer.axis)
     if name in network.rows:
         step = weight_steps(layer.matrix, network.rows[name], step, choices)
     quantizer.set_steps(choices, step, zero_point)

@@ -23,11 +23,11 @@ def with_quantizers(network: nn.Module, seen: Trace, recipe: Recipe) -> tuple[nn
             parent, _, child = layer.name.rpartition(".")
             made: nn.Module = QuantizedMatmul(layer.calls)
             if layer.kind != "matmul":
-                made = QuantizedLayer(None, sites[layer.name], layer.calls)
+                made = QuantizedLayer(None, sites[layer.name], layer.calls, symmetric=recipe.symmetric)
             modules[parent].add_module(child, made)
     for layer in seen.layers:
         if layer.name in modules:
-            made = QuantizedLayer(modules[layer.name], sites.get(layer.name), layer.calls)
+            made = QuantizedLayer(modules[layer.name], sites.get(layer.name), layer.calls, symmetric=recipe.symmetric)
             network = _replace(network, layer.name, made)
     if recipe.shares is not None:
         for name, call, operand in seen.shares:

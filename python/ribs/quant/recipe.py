@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     from ribs.quant.trace import Trace
 
-RecipeName = Literal["minmax", "mse", "brecq", "repq", "repq+"]
+RecipeName = Literal["minmax", "mse", "asymmetric", "residual", "repq", "repq+"]
 Ranges = Literal["minmax", "mse", "percentile", "cut"]
 ShareLevels = Literal["nonuniform", "log_sqrt2"]
 
@@ -26,6 +26,7 @@ class Recipe:
     outputs: whether steps of linears, of weights and inputs, are searched around these for the least squared error of
         what comes out on the calibration set (`ribs.quant.outputs`).
     residuals: whether a sum reads what a layer has read before as that layer has it, quantized by the same quantizer.
+    symmetric: whether codes of weights lie around zero; otherwise each channel has a zero point among its codes.
     """
 
     name: RecipeName
@@ -35,6 +36,7 @@ class Recipe:
     shares: ShareLevels | None = None
     outputs: bool = False
     residuals: bool = False
+    symmetric: bool = True
 
 
 RECIPES: Mapping[RecipeName, Recipe] = {
@@ -42,9 +44,11 @@ RECIPES: Mapping[RecipeName, Recipe] = {
     for recipe in (
         Recipe("minmax", "minmax", "minmax"),
         Recipe("mse", "mse", "mse"),
+        # The weights of BRECQ and QDrop. Of the four codes of 2 bits that lie around zero, one alone is above it.
+        Recipe("asymmetric", "mse", "mse", symmetric=False),
         # Of BRECQ (arXiv 2102.05426) and QDrop (arXiv 2203.05740) where quantizers are: what one makes of an activation
         # is what the convolution and the identity path of a block read.
-        Recipe("brecq", "mse", "mse", residuals=True),
+        Recipe("residual", "mse", "mse", residuals=True),
         # RepQ-ViT (arXiv 2212.08254), and after section 4.2 of RIBS, with nuLSQ after softmax and weights of least
         # squared error. There activations are too, which cuts off too much of what enters products; here what comes
         # out of linears has the least: docs/method.md.

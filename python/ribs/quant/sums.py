@@ -62,12 +62,14 @@ def residual_sums(seen: Trace) -> dict[str, Readers]:
         if len(found) > 1:
             raise ValueError(
                 f"[ribs] {name or 'the model'!r} adds what layers read in one of its calls and something else in "
-                'another, so that recipe="brecq" is not supported; give each call a module of its own, or recipe="mse"'
+                'another, so that recipe="residual" is not supported; give each call a module of its own, or '
+                'recipe="mse"'
             )
         for layer in (each for readers in found for pair in readers for each in pair if each is not None):
             if calls[layer] > 1:
                 raise ValueError(
                     f"[ribs] {layer!r} runs {calls[layer]} times in a pass, and {name or 'the model'!r} adds what it "
-                    'reads, so that recipe="brecq" is not supported; give each call a layer of its own, or recipe="mse"'
+                    'reads, so that recipe="residual" is not supported; give each call a layer of its own, or '
+                    'recipe="mse"'
                 )
     return {name: found[0] if found else () for name, found in seen.residuals.items()}

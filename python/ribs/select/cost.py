@@ -191,7 +191,7 @@ class CostTable:
             weight_bits, activation_bits = bits
             numbers = layer.biases * FLOAT_BITS
             if weight_bits != FLOAT_BITS:
-                numbers += layer.channels * STEP_BITS
+                numbers += layer.channels * (STEP_BITS if recipe.symmetric else STEP_BITS + ZERO_POINT_BITS)
             if activation_bits != FLOAT_BITS:
                 levels = 2**activation_bits - 1 if recipe.shares == "nonuniform" else 1
                 numbers += shares * levels * STEP_BITS + (operands - shares) * (STEP_BITS + ZERO_POINT_BITS)

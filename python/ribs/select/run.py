@@ -85,9 +85,9 @@ def search(
     activation_bits: an int fixes those of all activations; with several, every pair of weight and activation bits is
         a candidate.
     units: "layer", "block", or a dict of layer patterns by unit name.
-    recipe: which quantizers there are, and how their steps are found: "minmax", "mse", "brecq", by which residual sums
-        read quantized values too, or for transformers "repq" or "repq+"; by default "repq+" where softmax outputs are
-        multiplied, and "mse" elsewhere (`ribs.quant.recipe`).
+    recipe: which quantizers there are, and how their steps are found: "minmax"; "mse"; "asymmetric", by which weights
+        have zero points; "residual", by which residual sums read quantized values too; or for transformers "repq" or
+        "repq+". By default "repq+" where softmax outputs are multiplied, and "mse" elsewhere (`ribs.quant.recipe`).
     skip: names or `fnmatch` patterns of modules (with all that lies in them) and layers that stay in float, as they
         are. They are no units, and what they multiply and weigh counts at 32 bits.
     algorithm: "adaptive", or "paper" for Algorithm 1 of RIBS as it is written. docs/algorithms.md compares them.

@@ -94,7 +94,7 @@ class Copied(nn.Module):
 
 
 def test_what_sums_read_is_mixed_like_outputs():
-    given = settings.setting(Copied().eval(), data=loader(1, 6), recipe="brecq")
+    given = settings.setting(Copied().eval(), data=loader(1, 6), recipe="residual")
     [inputs] = given.inputs
     given.network.set_float()
     outputs = []

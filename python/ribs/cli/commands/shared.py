@@ -128,6 +128,6 @@ def add_units(parser: argparse.ArgumentParser) -> None:
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe",
-        choices=("minmax", "mse", "brecq", "repq", "repq+"),
+        choices=("minmax", "mse", "asymmetric", "residual", "repq", "repq+"),
         help="of the quantizers (default: repq+ where softmax outputs are multiplied, else mse)",
     )
