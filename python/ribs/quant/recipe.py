@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ribs.quant.trace import Trace
 
 RecipeName = Literal["minmax", "mse", "asymmetric", "repq", "repq+"]
-Ranges = Literal["minmax", "mse", "percentile", "cut"]
+Ranges = Literal["minmax", "mse", "norm", "percentile", "cut"]
 ShareLevels = Literal["nonuniform", "log_sqrt2"]
 
 
@@ -43,7 +43,7 @@ RECIPES: Mapping[RecipeName, Recipe] = {
         Recipe("minmax", "minmax", "minmax"),
         Recipe("mse", "mse", "mse"),
         # The weights of BRECQ and QDrop. Of the four codes of 2 bits that lie around zero, one alone is above it.
-        Recipe("asymmetric", "mse", "mse", symmetric=False),
+        Recipe("asymmetric", "norm", "mse", symmetric=False),
         # RepQ-ViT (arXiv 2212.08254), and after section 4.2 of RIBS, with nuLSQ after softmax and weights of least
         # squared error. There activations are too, which cuts off too much of what enters products; here what comes
         # out of linears has the least: docs/method.md.
