@@ -10,6 +10,7 @@ import ribs
 from ribs.io import encodings, tensors
 from ribs.io.content import SavedWeight
 from ribs.quant.layers import QuantizedLayer
+from ribs.quant.quantizer import code_range
 
 LOADER = list(torch.randn(32, 3, 6, 6, generator=torch.Generator().manual_seed(0)).split(16))
 BITS = (2, 3)
@@ -46,15 +47,22 @@ def steps_of(layer):
 
 
 @mark.parametrize("bits", [2, 3, 4])
-def test_zero_points_lower_the_error_of_weights(model, bits):
-    """Codes around zero are those with the zero point in their middle, which is one to choose from."""
-    errors = {}
-    for recipe in ("mse", "asymmetric"):
-        quantized = layers(ribs.quantize(model, LOADER, bits, recipe=recipe, progress=False).model)
-        errors[recipe] = sum(
-            float((each.quantized_weight() - each.weight).square().sum()) for each in quantized.values()
-        )
-    assert errors["asymmetric"] < errors["mse"] * (0.95 if bits == 2 else 1)
+def test_weights_have_the_least_power_of_the_error(model, bits):
+    """Less than codes around zero, which are those with the zero point in their middle, and steps of least squares."""
+    errors = dict.fromkeys(("around zero", "of least squares", "asymmetric"), 0.0)
+    found = layers(ribs.quantize(model, LOADER, bits, recipe="asymmetric", progress=False).model)
+    for layer in found.values():
+        weight, axis = layer.weight.detach(), layer.weight_quantizer.axis
+        values = {"asymmetric": layer.quantized_weight()}
+        for name, symmetric in (("around zero", True), ("of least squares", False)):
+            step, zero_point, *_ = ribs.ops.search_steps(
+                weight, (bits,), symmetric=symmetric, axis=axis, p=2.4 if symmetric else 2.0
+            )
+            values[name] = ribs.ops.fake_quantize(weight, step[0], zero_point[0], *code_range(bits, symmetric), axis)
+        for name in errors:
+            errors[name] += float((values[name] - weight).abs().pow(2.4).sum())
+    assert errors["asymmetric"] < errors["of least squares"]
+    assert errors["asymmetric"] < errors["around zero"] * (0.9 if bits == 2 else 1)
 
 
 @torch.no_grad()

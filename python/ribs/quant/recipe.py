@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ribs.quant.trace import Trace
 
 RecipeName = Literal["minmax", "mse", "asymmetric", "residual", "repq", "repq+"]
-Ranges = Literal["minmax", "mse", "percentile", "cut"]
+Ranges = Literal["minmax", "mse", "norm", "percentile", "cut"]
 ShareLevels = Literal["nonuniform", "log_sqrt2"]
 
 
@@ -45,7 +45,7 @@ RECIPES: Mapping[RecipeName, Recipe] = {
         Recipe("minmax", "minmax", "minmax"),
         Recipe("mse", "mse", "mse"),
         # The weights of BRECQ and QDrop. Of the four codes of 2 bits that lie around zero, one alone is above it.
-        Recipe("asymmetric", "mse", "mse", symmetric=False),
+        Recipe("asymmetric", "norm", "mse", symmetric=False),
         # Of BRECQ (arXiv 2102.05426) and QDrop (arXiv 2203.05740) where quantizers are: what one makes of an activation
         # is what the convolution and the identity path of a block read.
         Recipe("residual", "mse", "mse", residuals=True),
