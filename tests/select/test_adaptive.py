@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from made_up import PAIRS, Network
+from ribs.select import adaptive
 from ribs.select.adaptive import LEAST_STEP, PROPOSALS
 from ribs.select.errors import InfeasibleBudgetError
 from ribs.select.race import Race
@@ -194,6 +195,16 @@ def test_a_race_needs_less_and_ends_on_all_samples():
     assert race.evaluations < full.evaluations / 3
     assert race.best_loss == pytest.approx(network.loss(race.best_choice) * hardness.mean())
     assert race.best_loss <= 1.05 * full.best_loss
+
+
+@pytest.mark.parametrize(("seed", "units", "last"), [(7, 8, 3), (1, 20, 5)])
+def test_a_race_ends_where_nothing_better_is_found_for_a_while(monkeypatch, seed, units, last):
+    monkeypatch.setattr(adaptive, "ENOUGH", -1.0)  # so that it never ends for what the model expects
+    shards = (8,) * 4
+    network = Network(seed, units=units, samples=shards)
+    race = network.search(network.limit(3), iterations=40, shards=shards, race=Race())
+    # All samples have the same loss: on more of them nothing else is better than what was found on few.
+    assert [iteration.samples.max() for iteration in race.iterations[-last - 1 :]] == [16, *[32] * last]
 
 
 def test_the_estimates_of_an_iteration_are_about_the_reference():

@@ -30,6 +30,7 @@ PROPOSALS = 4  # measured in one iteration
 DRAWS = 8  # at most, for as many proposals: where these give nothing new, more hardly do, and a program takes time
 LEAST_STEP = 4  # what M does not fall below, so that it can grow again
 PATIENCE = 3  # iterations without a better configuration, after which a race goes on to more samples
+LAST = 4  # units for each such iteration on all samples, after which it ends
 ENOUGH = 1e-4  # standard errors of the loss; as many iterations in a row that promise no more end the search
 KEPT = 8  # configurations that a race takes to more samples
 LISTED = 20_000  # configurations, up to which all are looked through
@@ -64,7 +65,7 @@ def adaptive_search(
         add up to less than a ten thousandth of the standard error of the loss.
     update_size: M, the most units that the first program may change; all by default.
     race: measure on few samples first, and on twice as many whenever nothing better has been found for a while; only
-        the best are then measured again. By default all are measured on all samples.
+        the best are then measured again. On all samples it ends instead. By default all are measured on all.
     seed: of the draws.
     stop: asked between shards. Once it is true what was measured so far decides.
     at_a_time: as for `repeated_ilp`.
@@ -100,6 +101,7 @@ class Adaptive:
         self.bits, self.problem, self.samples, self.stop, self.agree = bits, problem, samples, stop, agree
         self.model = LossModel(bits)
         counts = [len(samples.shards)] if race is None else race.rounds(samples.ends)
+        self.racing = race is not None
         self.count, self.later = counts[0], counts[1:]  # shards that are measured now, and afterwards
         self.stopped = False
         self.settled = 0  # iterations in a row of whose proposals little was expected
@@ -121,7 +123,7 @@ class Adaptive:
             self.fit(reference)
             self.gaps.clear()
             proposals = self.agree(self.unless_settled(list(self.proposals(reference, size, generator)), reference))
-            if not proposals or (waiting >= PATIENCE and self.later):
+            if not proposals or (self.racing and waiting >= self.patience):
                 if not self.later:
                     break
                 self.widen(reference)
@@ -158,6 +160,11 @@ class Adaptive:
                 problem.check_finite(choice, samples)
             for i in bad:
                 problem.allowed[i, choice[i]] = False
+
+    @property
+    def patience(self) -> int:
+        """Iterations without a better configuration, after which a race goes on to more samples, or ends."""
+        return PATIENCE if self.later else max(PATIENCE, self.problem.units // LAST)
 
     def neighbours(self, reference: Choice) -> Iterator[tuple[int, int]]:
         """(unit, candidate) next to the reference's."""
