@@ -227,7 +227,7 @@ def calibrate(
     """Find the steps of all weights and activations for every bit-width in `choices`, by the network's recipe.
 
     Activations are seen as the float network produces them. Their steps are those of each batch, averaged, or with
-    `pooled` those of all batches together, which only the recipes "mse" and "residual" have.
+    `pooled` those of all batches together, which the recipes "mse", "asymmetric" and "residual" have.
     Raises: ValueError naming the layer whose weights or input hold NaN or Inf, and for `pooled` with another recipe.
     """
     network.set_float()
@@ -274,7 +274,7 @@ def check_pooled(pooled: bool, recipe: Recipe) -> None:
     if pooled and recipe.activations != "mse":
         raise ValueError(
             f"[calibrate] pool_batches=True is not supported with recipe={recipe.name!r}, which has the steps of each "
-            'batch averaged; give recipe="mse" or "residual" with it'
+            'batch averaged; give recipe="mse", "asymmetric" or "residual" with it'
         )
 
 
