@@ -10,25 +10,17 @@ import argparse
 import warnings
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from run import machine
-from torch import Tensor, nn
 
 import ribs
 from ribs.cli.digits import RECIPES, batches, trained
-from ribs.select.loss import kl_divergence
 from ribs.select.table import text_table
 
 BUDGET = {"demo": "3/3", "resnet18": "3/3", "mobilenetv2_050": "4/4", "vit": "4/4"}
 OTHERS = 1024  # samples of test digits, which neither training nor search has seen
 RACES = ("paper", "adaptive")
 HEADER = ["network", "seed", "search", "loss", "in s.e.", "other loss", "in s.e.", "work", "ratio", "seconds"]
-
-
-@torch.no_grad()
-def losses(model: nn.Module, quantized: nn.Module, images: list[Tensor]) -> np.ndarray:
-    return np.concatenate([kl_divergence(model(x), quantized(x)).cpu().numpy() for x in images])
 
 
 def compare(name: str, seed: int, samples: int, device: str) -> Iterator[list[str]]:
@@ -46,10 +38,9 @@ def compare(name: str, seed: int, samples: int, device: str) -> Iterator[list[st
         return result
 
     full = search("paper", "full")
-    on_others = losses(model, full.model, others)
-    error = on_others.std(ddof=1) / np.sqrt(OTHERS)
+    on_others = ribs.evaluate(model, full, others, progress=False)
     for label, result in [("paper, full", full), *((f"{race}, race", search(race, "race")) for race in RACES)]:
-        other = losses(model, result.model, others).mean()
+        other = ribs.evaluate(model, result, others, progress=False).loss
         work = result.cost_of_search.forward_equivalents
         yield [
             name,
@@ -58,7 +49,7 @@ def compare(name: str, seed: int, samples: int, device: str) -> Iterator[list[st
             f"{result.loss:.4f}",
             f"{(result.loss - full.loss) / full.standard_error:+.2f}",
             f"{other:.4f}",
-            f"{(other - on_others.mean()) / error:+.2f}",
+            f"{(other - on_others.loss) / on_others.standard_error:+.2f}",
             f"{work:.1f}",
             f"{work / full.cost_of_search.forward_equivalents:.3f}",
             f"{result.cost_of_search.seconds:.0f}",

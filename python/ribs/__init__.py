@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ribs.select.cost import CostTable as CostTable
     from ribs.select.cost import count as count
     from ribs.select.errors import InfeasibleBudgetError as InfeasibleBudgetError
+    from ribs.select.evaluate import Evaluation as Evaluation
+    from ribs.select.evaluate import evaluate as evaluate
     from ribs.select.points import Sweep as Sweep
     from ribs.select.reconstruct import reconstruct as reconstruct
     from ribs.select.result import Result as Result
@@ -42,6 +44,7 @@ _HOME = {
     "Budget": "ribs.select.budget",
     "Comparison": "ribs.select.compare",
     "CostTable": "ribs.select.cost",
+    "Evaluation": "ribs.select.evaluate",
     "ExportError": "ribs.io.errors",
     "FormatError": "ribs.io.errors",
     "InfeasibleBudgetError": "ribs.select.errors",
@@ -51,6 +54,7 @@ _HOME = {
     "build_info": "ribs.ops",
     "compare": "ribs.select.compare",
     "count": "ribs.select.cost",
+    "evaluate": "ribs.select.evaluate",
     "load": "ribs.io.saved",
     "quantize": "ribs.select.run",
     "reconstruct": "ribs.select.reconstruct",

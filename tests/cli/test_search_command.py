@@ -1,5 +1,7 @@
 """`ribs search`, in one process and under torchrun."""
 
+import dataclasses
+import importlib
 import json
 import os
 import subprocess
@@ -46,6 +48,34 @@ def test_two_processes_print_what_one_does_from_their_journal(tmp_path):
     code, _, errors = run(tmp_path, sys.executable, "-m", "ribs", *ARGUMENTS, *OPTIONS, *journal, "--seed", "1")
     assert code == 2
     assert "seed" in errors and "Traceback" not in errors
+
+
+def test_samples_held_out(tmp_path, monkeypatch, capsys):
+    """The loss on what comes after the calibration samples, as one would measure it by hand."""
+    (tmp_path / "own_model.py").write_text(MODEL)
+    images = torch.randn(48, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.save(images, tmp_path / "data.pt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = [*ARGUMENTS, *OPTIONS, "--samples", "20", "--out", "run"]
+    assert main.main([*flags, "--held-out", "10"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    model = importlib.import_module("own_model").build().eval()
+    result = ribs.search(model, [images[:16], images[16:20]], ribs.Budget(bops="4/4"), iterations=3, progress=False)
+    assert {unit: tuple(bits) for unit, bits in found["bits"].items()} == result.bits
+    x = images[32:42]  # the batches of 16 after the two that 20 samples come from
+    expected = ribs.evaluate(model, ribs.load("run", model), [x], progress=False)
+    assert found["held_out"] == pytest.approx(dataclasses.asdict(expected), rel=1e-6)
+    assert expected.samples == 10 and expected.loss != pytest.approx(found["loss"], rel=1e-3)
+
+    text = [flag for flag in flags[:-2] if flag != "--json"]
+    assert main.main([*text, "--held-out", "10"]) == 0
+    assert capsys.readouterr().out.endswith(f"held out: {expected}, which nothing was chosen on\n")
+    assert main.main([*text, "--held-out", "17"]) == 2
+    assert (
+        "--data ends 1 samples before 17 could be held out, after the batches of the 20 calibration"
+        in capsys.readouterr().err
+    )
 
 
 def test_reconstruction_is_passed_on(tmp_path, monkeypatch, capsys):

@@ -47,6 +47,7 @@ def test_loaded_network_is_the_saved_one(make, batch, tmp_path):
         loaded = ribs.load(tmp_path / "a", made(make, 2))
         pairs = zip(outputs(result.model, batch), outputs(loaded.model, batch), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs), bits
+        assert not any(module.training for module in loaded.model.modules())
         stored = load_file(tmp_path / "a" / "weights.safetensors")
         weights = sum(each.nbytes for name, each in stored.items() if name.endswith("weight_packed"))
         layers = sum(layer.weights > 0 for layer in result.costs.layers)

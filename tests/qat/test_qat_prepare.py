@@ -69,6 +69,7 @@ def test_a_trained_network_becomes_a_result_that_gives_the_same_and_loads_bit_eq
     trained.eval()
     own = state(trained)
     result = finish(trained, model, [x], loss=DISTANCE)
+    assert not any(module.training for module in result.model.modules())
     assert same(state(model), before) and same(state(trained), own)
     torch.testing.assert_close(result.model(x), trained(x), rtol=1e-5, atol=1e-5)
     assert trained(x).std(0).max() > 0

@@ -1,5 +1,6 @@
 """Each loss against torch's own, sample by sample, on every form of output."""
 
+import math
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass, field
 
@@ -155,12 +156,34 @@ def test_masks_that_do_not_fit(options, inputs, message):
         measure(ribs.losses.LanguageModel(), A, A, NOTHING)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 20.0])
+def test_kl_at_a_temperature(temperature):
+    found = ribs.losses.KLDivergence(temperature=temperature)(A, B)
+    torch.testing.assert_close(found, kl(A / temperature, B / temperature, 1), rtol=1e-12, atol=0)
+    p, q = (torch.distributions.Categorical(logits=each.double() / temperature) for each in (A, B))
+    torch.testing.assert_close(found, torch.distributions.kl_divergence(p, q), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
+def test_no_such_temperature(temperature):
+    with pytest.raises(ValueError, match=rf"temperature={temperature} is not allowed; give a finite number above 0"):
+        ribs.losses.KLDivergence(temperature=temperature)
+
+
 def test_a_function_is_given_the_inputs_where_it_asks_for_them():
-    inputs = Inputs((A,), {})
-    assert measure(lambda p, q, x: x, A, B, inputs) is inputs
-    assert measure(lambda p, q, power=2: power, A, B, inputs) == 2
-    assert measure(lambda *both: len(both), A, B, inputs) == 2
-    assert torch.equal(measure(torch.sub, A, B, inputs), A - B)
+    a, b = A[:, 0], B[:, 0]
+    inputs = Inputs((2 * A,), {})
+    assert torch.equal(measure(lambda p, q, x: x.args[0][:, 0] + p, a, b, inputs), 3 * a)
+    assert torch.equal(measure(lambda p, q, power=2: q**power, a, b, inputs), b**2)
+    assert torch.equal(measure(lambda *both: sum(both), a, b, inputs), a + b)
+    assert torch.equal(measure(torch.sub, a, b, inputs), a - b)
+
+
+@pytest.mark.parametrize("returned", [torch.ones(len(A) + 1), torch.ones(len(A), 1), 1.5], ids=["more", "2-d", "float"])
+def test_a_loss_of_another_shape(returned):
+    got = "float" if isinstance(returned, float) else rf"shape \({', '.join(map(str, returned.shape))},?\)"
+    with pytest.raises(ValueError, match=rf"returned {got} for {len(A)} samples; it must be \[samples\]"):
+        measure(lambda p, q: returned, A, B, Inputs((A,), {}))
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,28 @@ def load(arguments: argparse.Namespace, seed: int) -> tuple[nn.Module, Any]:
     return model, load_data(Path(arguments.data), model, size, seed=seed, **batches)
 
 
+def hold_out(loader: Iterable[Any], samples: int, held_out: int) -> tuple[list[Any], list[Any]]:
+    """Whole batches with the first `samples` samples, and those that follow with `held_out`, read in one go.
+
+    Raises: ValueError for data that end before.
+    """
+    first, after, missing = list[Any](), list[Any](), [samples, held_out]
+    for batch in loader:
+        own = 0 if missing[0] > 0 else 1
+        (first, after)[own].append(batch)
+        missing[own] -= _samples(batch)
+        if missing[1] <= 0:
+            return first, after
+    raise ValueError(
+        f"--data ends {missing[1]} samples before {held_out} could be held out, after the batches of the {samples} "
+        "calibration samples; give fewer as --held-out or --samples"
+    )
+
+
+def _samples(batch: Any) -> int:
+    return next(len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.dim() > 0)
+
+
 def load_loss(name: str) -> TaskLoss:
     """One of `ribs.losses` by name, or what `package.module:name` is (this runs that module).
 

@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch.distributed as dist
 
 import ribs
 from ribs.cli.flags import budgets, candidates
-from ribs.cli.models import load, load_loss
+from ribs.cli.models import hold_out, load, load_loss
 from ribs.cli.output import bars, print_json
 from ribs.io.folder import check_free
 from ribs.recon.methods import METHODS
@@ -30,9 +31,13 @@ def run(arguments: argparse.Namespace) -> None:
         check_free(Path(arguments.out))
     choices, loss = candidates(arguments), load_loss(arguments.loss)
     model, loader = load(arguments, arguments.seed)
+    held_out = None
+    if arguments.held_out is not None:
+        loader, held_out = hold_out(loader, arguments.samples, arguments.held_out)
     with processes() as first:
+        model = model.to(own_device(arguments.device))
         result = ribs.search(
-            model.to(own_device(arguments.device)),
+            model,
             loader,
             budget,
             units=arguments.units,
@@ -54,12 +59,19 @@ def run(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             progress=bars(arguments),
         )
-    if first and arguments.out is not None:
+    if not first:
+        return
+    if arguments.out is not None:
         result.save(arguments.out)
-    if first and arguments.json:
-        print_json(as_json(result))
-    elif first:
-        print(result.summary())
+    document, text = as_json(result), result.summary()
+    if held_out is not None:
+        other = ribs.evaluate(model, result, held_out, loss=loss, samples=arguments.held_out, progress=bars(arguments))
+        document["held_out"] = asdict(other)
+        text += f"\nheld out: {other}, which nothing was chosen on"
+    if arguments.json:
+        print_json(document)
+    else:
+        print(text)
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> Result:
     unpack(layers, content.layers, tensors, device)
     for name, layer in layers.items():
         _put_quantizers(name, layer, content.layers[name], device)
-    return content.result(network)
+    return content.result(network.eval())
 
 
 def _has_bits(layer: QuantizedLayer | QuantizedMatmul, weight_bits: int, activation_bits: int) -> bool:

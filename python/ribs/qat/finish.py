@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -17,8 +18,8 @@ from ribs.quant.copies import unwrap
 from ribs.quant.fold import fold_batch_norms
 from ribs.quant.inputs import collect
 from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
+from ribs.select.evaluate import losses_on
 from ribs.select.loss import TaskLoss, check_loss, kl_divergence
-from ribs.select.reconstruct import measure_losses
 from ribs.select.result import Result
 from ribs.select.samples import standard_error
 
@@ -55,11 +56,12 @@ def finish(
             raise ValueError(f"[finish] the network's {name} holds NaN or Inf; go back to a checkpoint before")
     model = unwrap(model)
     batches = collect(model, loader, calibration_samples)
-    trained = copy.deepcopy(network).eval().requires_grad_(False)
+    trained = copy.deepcopy(network).requires_grad_(False)
     delattr(trained, ORIGIN)
     _fold(trained, origin)
     _fix_activations(trained)
-    losses = measure_losses(model, trained, batches, loss)
+    trained.eval()
+    losses = np.concatenate([*losses_on(model, trained, batches, loss)])
     mean = float(losses.mean())
     return replace(origin, model=trained, loss=mean, standard_error=standard_error(losses), loss_as_searched=mean)
 

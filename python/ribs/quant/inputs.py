@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,35 +98,44 @@ def as_inputs(model: nn.Module, batch: Any) -> Inputs:
 def collect(model: nn.Module, loader: Iterable[Any], samples: int) -> list[Inputs]:
     """The calibration set: exactly the loader's first `samples` samples (fewer if it has fewer), batch by batch.
 
-    Raises: TypeError for unreadable batches; ValueError for an empty loader, `samples` < 1, sequences of no length, and
-        inputs that hold NaN, Inf or, on the meta device, nothing; -Inf is left to what reads it, as masks hold it.
+    Raises: as `read`; ValueError for an empty loader and `samples` < 1.
     """
     if samples < 1:
         raise ValueError(f"[ribs] calibration_samples={samples} is not allowed; give at least 1")
-    batches: list[Inputs] = []
-    left = samples
+    batches = list(read(model, loader, samples))
+    if not batches:
+        raise ValueError("[ribs] the loader yielded no samples; ribs needs a few hundred unlabelled inputs")
+    return batches
+
+
+def read(model: nn.Module, loader: Iterable[Any], samples: int | None = None) -> Iterator[Inputs]:
+    """The loader's batches up to that many samples, all by default; those without any are left out.
+
+    Raises: TypeError for unreadable batches; ValueError for sequences of no length, and inputs that hold NaN, Inf or,
+        on the meta device, nothing; -Inf is left to what reads it, as masks hold it.
+    """
+    seen = number = 0
     for batch in loader:
         inputs = as_inputs(model, batch)
         if inputs.samples == 0:
             continue
-        inputs = inputs.head(left) if inputs.samples > left else inputs
+        if samples is not None and inputs.samples > samples - seen:
+            inputs = inputs.head(samples - seen)
         for tensor in inputs.tensors:
             if tensor.numel() == 0:
                 raise ValueError(
-                    f"[ribs] batch {len(batches)} of the loader holds a tensor of shape {tuple(tensor.shape)}, which "
+                    f"[ribs] batch {number} of the loader holds a tensor of shape {tuple(tensor.shape)}, which "
                     "is empty; leave out what has no length"
                 )
             if tensor.is_meta:
-                raise ValueError(f"[ribs] batch {len(batches)} of the loader is on the meta device and holds no values")
+                raise ValueError(f"[ribs] batch {number} of the loader is on the meta device and holds no values")
             if tensor.is_floating_point() and not bool((tensor < torch.inf).all()):
-                raise ValueError(f"[ribs] batch {len(batches)} of the loader holds NaN or Inf; clean the data first")
-        batches.append(inputs)
-        left -= inputs.samples
-        if left == 0:
-            break
-    if not batches:
-        raise ValueError("[ribs] the loader yielded no samples; ribs needs a few hundred unlabelled inputs")
-    return batches
+                raise ValueError(f"[ribs] batch {number} of the loader holds NaN or Inf; clean the data first")
+        yield inputs
+        number += 1
+        seen += inputs.samples
+        if seen == samples:
+            return
 
 
 def _accepted(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def page(result: Result, versions: Mapping[str, str] | None = None) -> str:
 
 def _facts(result: Result) -> str:
     cost = result.cost_of_search
-    facts = {"task loss": f"{result.loss:.6g} ± {result.standard_error:.2g} (standard error)"}
+    facts = {"task loss on the calibration set": f"{result.loss:.6g} ± {result.standard_error:.2g} (standard error)"}
     if result.loss_as_searched != result.loss:
         facts["task loss as searched"] = f"{result.loss_as_searched:.6g}"
     facts |= {

@@ -8,6 +8,7 @@ compare in the output of most networks by themselves, and take `at` where they d
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args
@@ -26,27 +27,34 @@ Distance = Literal["cosine", "mse"]
 
 @dataclass(frozen=True, kw_only=True)
 class KLDivergence:
-    """KL(float || quantized) of softmax outputs at temperature 1 for each sample (RIBS, section 4).
+    """KL(float || quantized) of softmax outputs for each sample (RIBS, section 4, where the temperature is 1).
 
     at: where the [samples, classes] logits are. By default they are the output itself, what it calls "logits", the
         first item of a tuple or list, or the only tensor that it holds.
+    temperature: both logits are divided by it. Above 1 single samples have less of a share in the loss, so that
+        a search overfits few samples less; docs/algorithms.md has what was measured.
     """
 
     at: Place = None
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"[loss] temperature={self.temperature} is not allowed; give a finite number above 0")
 
     def __call__(self, reference: Any, output: Any) -> Tensor:
         """[samples] float64.
 
         Raises: TypeError for outputs without such logits.
         """
-        logits = find_tensor(reference, self.at), find_tensor(output, self.at)
-        if logits[0].dim() != 2 or logits[0].shape[1] < 2:
+        p, q = find_tensor(reference, self.at), find_tensor(output, self.at)
+        if p.dim() != 2 or p.shape[1] < 2:
             raise TypeError(
-                f"[loss] the model's output is {_shape(logits[0])}, not [samples, classes] logits; pass loss="
+                f"[loss] the model's output is {_shape(p)}, not [samples, classes] logits; pass loss="
                 "ribs.losses.Dense() for logits of pixels or boxes, LanguageModel() for those of tokens, Embedding() "
                 "for what is no logits, or f(float_output, quantized_output) that returns the [samples] losses"
             )
-        return _kl(*logits, dim=1)
+        return _kl(p / self.temperature, q / self.temperature, dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +163,15 @@ LOSSES: dict[str, TaskLoss] = {
 
 
 def measure(loss: TaskLoss, reference: Any, output: Any, inputs: Inputs) -> Tensor:
-    """[samples] losses by any task loss."""
-    return loss(reference, output, inputs) if _takes_inputs(loss) else loss(reference, output)
+    """[samples] losses by any task loss.
+
+    Raises: ValueError for a loss of another shape.
+    """
+    losses: Any = loss(reference, output, inputs) if _takes_inputs(loss) else loss(reference, output)
+    if not isinstance(losses, Tensor) or losses.shape != (inputs.samples,):
+        got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+        raise ValueError(f"[loss] returned {got} for {inputs.samples} samples; it must be [samples]")
+    return losses
 
 
 def check_loss(loss: TaskLoss) -> None:

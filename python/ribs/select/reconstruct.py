@@ -11,17 +11,17 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from ribs.quant.copies import unwrap
-from ribs.quant.inputs import Inputs, collect
+from ribs.quant.inputs import collect
 from ribs.quant.layers import QuantizedLayer
 from ribs.quant.recipe import RecipeName
 from ribs.quant.units import UnitScheme
 from ribs.recon.methods import METHODS, AdaRound, Method
 from ribs.recon.run import Reconstruction
 from ribs.select.cost import AnyBits
+from ribs.select.evaluate import losses_on
 from ribs.select.finished import finished_pieces
 from ribs.select.loss import TaskLoss, check_loss, kl_divergence, measure
 from ribs.select.result import Result, SearchCost
@@ -113,7 +113,7 @@ def reconstruct(
         progress=progress,
     )
     reconstruction.run(finished)
-    losses = measure_losses(reconstruction.reference, result.model, batches, loss)
+    losses = np.concatenate([*losses_on(reconstruction.reference, result.model, batches, loss)])
     return replace(
         result,
         loss=float(losses.mean()),
@@ -144,11 +144,3 @@ def _check_float_weights(model: nn.Module) -> None:
             "[reconstruct] the result was reconstructed before, or saved and loaded, and its float weights are gone; "
             "give the float model, and bits=result.bits"
         )
-
-
-@torch.no_grad()
-def measure_losses(reference: nn.Module, model: nn.Module, batches: list[Inputs], loss: TaskLoss) -> np.ndarray:
-    """[samples] task losses."""
-    device = next(model.parameters()).device
-    found = [measure(loss, b.call(reference), b.call(model), b) for b in (each.to(device) for each in batches)]
-    return torch.cat(found).double().cpu().numpy()

@@ -95,7 +95,8 @@ class Result:
 
     bits: (weight bits, activation bits) of each unit.
     model: the quantized network, an nn.Module in eval mode.
-    loss: mean task loss on the calibration set, in float32.  standard_error: of that mean.
+    loss: mean task loss on the calibration set, in float32. As the least of many that were measured there, it is lower
+        than on other inputs: `ribs.evaluate` measures it on those.  standard_error: of that mean.
     loss_as_searched: the same as the search measured it; another number only for execution="int8", and for recipes that
         have steps by channel while bits are chosen.
     bops: bit operations of one sample.  size_mib: MiB of the weights.

@@ -22,6 +22,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--iterations", type=int, help="programs solved (default: 2 a unit; 10 of paper)")
     parser.add_argument("--update-size", type=int, metavar="M", help="units changed at first (paper: after the first)")
     add_samples(parser)
+    parser.add_argument(
+        "--held-out", type=int, metavar="N", help="also say the loss on N more samples, which nothing is chosen on"
+    )
     add_batches(parser)
     add_device(parser)
     parser.add_argument(
