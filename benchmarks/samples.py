@@ -3,12 +3,10 @@
 Run: python benchmarks/samples.py [network ...] [--samples N ...] [--seeds N ...] [--methods M,M] [--bops 4/4]
 The networks of the digits task. A seed draws the calibration set and the search. "Unseen" are canvases of digits that
 neither training nor search has seen; "fresh" are canvases of training digits, as those of the calibration set, that no
-search has seen, so that the difference to the loss found is by choosing alone. All losses are the divergence at
-temperature 1, whatever that of the loss searched by.
+search has seen, so that the difference to the loss found is by choosing alone.
 """
 
 import argparse
-import itertools
 import statistics
 import warnings
 
@@ -25,11 +23,8 @@ BATCH = 64
 FIGURES = ("loss found", "fresh loss", "unseen loss", "top-1 %")
 
 
-def figures(
-    network: str, method: str, bops: str, samples: int, seed: int, temperature: float
-) -> tuple[list[float], float]:
+def figures(network: str, method: str, bops: str, samples: int, seed: int) -> tuple[list[float], float]:
     """The four figures of what one method found, and its work."""
-    task_loss = ribs.losses.KLDivergence(temperature=temperature)
     model, count = digits.trained(network, progress=False), digits.RECIPES[network].digits
     size = min(samples, BATCH)
     calibration, fresh, unseen = (
@@ -43,26 +38,19 @@ def figures(
         def loss(batches: list[Tensor]) -> float:
             return ribs.evaluate(model, quantized, batches, progress=False).loss
 
-        found.extend([loss(calibration), loss(fresh), loss(unseen)])
+        found.extend([loss(fresh), loss(unseen)])
         return digits.accuracy(quantized, images, labels)
 
     budget = ribs.Budget(bops=bops)
     if method == "race":
-        result = ribs.search(model, calibration, budget, profile="race", loss=task_loss, seed=seed, progress=False)
+        result = ribs.search(model, calibration, budget, profile="race", seed=seed, progress=False)
         top1 = evaluate(result.model)
-        return [*found, top1], result.cost_of_search.forward_equivalents
+        return [result.loss, *found, top1], result.cost_of_search.forward_equivalents
     [run] = ribs.compare(
-        model,
-        calibration,
-        [budget],
-        methods=[method],
-        seeds=[seed],
-        loss=task_loss,
-        evaluate=evaluate,
-        progress=False,
+        model, calibration, [budget], methods=[method], seeds=[seed], evaluate=evaluate, progress=False
     ).runs
     assert run.metric is not None
-    return [*found, run.metric], run.forward_equivalents
+    return [run.loss, *found, run.metric], run.forward_equivalents
 
 
 def main() -> None:
@@ -72,7 +60,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", default="ribs,race,sqnr", help="of ribs.compare, or race: ribs with that profile")
     parser.add_argument("--bops", default="4/4")
-    parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0], help="of the divergence searched by")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -80,15 +67,15 @@ def main() -> None:
     rows = []
     for network in options.networks:
         for method in options.methods.split(","):
-            for samples, at in itertools.product(options.samples, options.temperatures):
-                runs = [figures(network, method, options.bops, samples, seed, at) for seed in options.seeds]
+            for samples in options.samples:
+                runs = [figures(network, method, options.bops, samples, seed) for seed in options.seeds]
                 means = [statistics.fmean(column) for column in zip(*(found for found, _ in runs), strict=True)]
                 work = statistics.fmean(work for _, work in runs)
                 cells = [f"{value:.4g}" for value in means[:3]] + [f"{means[3]:.2f}", f"{work * samples:.3g}"]
-                rows.append([network, method, str(samples), f"{at:g}", *cells])
+                rows.append([network, method, str(samples), *cells])
                 print(*rows[-1], flush=True)
     print(f"\nat {options.bops}, means over seeds {', '.join(map(str, options.seeds))}")
-    print(text_table(["network", "method", "samples", "T", *FIGURES, "passes of a sample"], rows, right=range(2, 9)))
+    print(text_table(["network", "method", "samples", *FIGURES, "passes of a sample"], rows, right=range(2, 8)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Each loss against torch's own, sample by sample, on every form of output."""
 
-import math
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass, field
 
@@ -154,20 +153,6 @@ def test_masks_that_do_not_fit(options, inputs, message):
         measure(ribs.losses.LanguageModel(**options), x, x, Inputs((), inputs))
     with pytest.raises(TypeError, match=r"a \(5, 7\) tensor, not \[samples, tokens, vocabulary\]"):
         measure(ribs.losses.LanguageModel(), A, A, NOTHING)
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 20.0])
-def test_kl_at_a_temperature(temperature):
-    found = ribs.losses.KLDivergence(temperature=temperature)(A, B)
-    torch.testing.assert_close(found, kl(A / temperature, B / temperature, 1), rtol=1e-12, atol=0)
-    p, q = (torch.distributions.Categorical(logits=each.double() / temperature) for each in (A, B))
-    torch.testing.assert_close(found, torch.distributions.kl_divergence(p, q), rtol=1e-5, atol=0)
-
-
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
-def test_no_such_temperature(temperature):
-    with pytest.raises(ValueError, match=rf"temperature={temperature} is not allowed; give a finite number above 0"):
-        ribs.losses.KLDivergence(temperature=temperature)
 
 
 def test_a_function_is_given_the_inputs_where_it_asks_for_them():

@@ -8,7 +8,6 @@ compare in the output of most networks by themselves, and take `at` where they d
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args
@@ -27,34 +26,27 @@ Distance = Literal["cosine", "mse"]
 
 @dataclass(frozen=True, kw_only=True)
 class KLDivergence:
-    """KL(float || quantized) of softmax outputs for each sample (RIBS, section 4, where the temperature is 1).
+    """KL(float || quantized) of softmax outputs at temperature 1 for each sample (RIBS, section 4).
 
     at: where the [samples, classes] logits are. By default they are the output itself, what it calls "logits", the
         first item of a tuple or list, or the only tensor that it holds.
-    temperature: both logits are divided by it. Above 1 single samples have less of a share in the loss, so that
-        a search overfits few samples less; docs/algorithms.md has what was measured.
     """
 
     at: Place = None
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"[loss] temperature={self.temperature} is not allowed; give a finite number above 0")
 
     def __call__(self, reference: Any, output: Any) -> Tensor:
         """[samples] float64.
 
         Raises: TypeError for outputs without such logits.
         """
-        p, q = find_tensor(reference, self.at), find_tensor(output, self.at)
-        if p.dim() != 2 or p.shape[1] < 2:
+        logits = find_tensor(reference, self.at), find_tensor(output, self.at)
+        if logits[0].dim() != 2 or logits[0].shape[1] < 2:
             raise TypeError(
-                f"[loss] the model's output is {_shape(p)}, not [samples, classes] logits; pass loss="
+                f"[loss] the model's output is {_shape(logits[0])}, not [samples, classes] logits; pass loss="
                 "ribs.losses.Dense() for logits of pixels or boxes, LanguageModel() for those of tokens, Embedding() "
                 "for what is no logits, or f(float_output, quantized_output) that returns the [samples] losses"
             )
-        return _kl(p / self.temperature, q / self.temperature, dim=1)
+        return _kl(*logits, dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
