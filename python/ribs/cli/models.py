@@ -44,8 +44,10 @@ def load(arguments: argparse.Namespace, seed: int) -> tuple[nn.Module, Any]:
 def hold_out(loader: Iterable[Any], samples: int, held_out: int) -> tuple[list[Any], list[Any]]:
     """Whole batches with the first `samples` samples, and those that follow with `held_out`, read in one go.
 
-    Raises: ValueError for data that end before.
+    Raises: ValueError for data that end before, and none to hold out.
     """
+    if held_out < 1:
+        raise ValueError(f"--held-out {held_out} is not allowed; give at least 1")
     first, after, missing = list[Any](), list[Any](), [samples, held_out]
     for batch in loader:
         own = 0 if missing[0] > 0 else 1
