@@ -95,7 +95,8 @@ def search(
         half; of "adaptive", the most units that the first program may change, by default all.
     iterations: number of integer linear programs solved (the paper's N_iter); by default 10 of "paper" and 2 for each
         unit of "adaptive", whose iterations measure four configurations each and not all candidates.
-    calibration_samples: how many of the loader's samples are used.
+    calibration_samples: how many of the loader's samples are used. A search fits few too closely: the more units there
+        are, the more it needs (docs/algorithms.md, "How many samples").
     pool_batches: fit the steps of activations to all batches together; by default each batch has its own, and these
         are averaged, as in the paper.
     pins: {unit name, `fnmatch` pattern, "first" or "last": bits or (weight bits, activation bits)} that stay as given;
