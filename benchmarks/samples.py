@@ -1,6 +1,7 @@
 """How many calibration samples a search needs: what it found on them, and what that is worth on unseen canvases.
 
 Run: python benchmarks/samples.py [network ...] [--samples N ...] [--seeds N ...] [--methods M,M] [--bops 4/4]
+    [--iterations N]
 The networks of the digits task. A seed draws the calibration set and the search. "Unseen" are canvases of digits that
 neither training nor search has seen; "fresh" are canvases of training digits, as those of the calibration set, that no
 search has seen, so that the difference to the loss found is by choosing alone.
@@ -20,10 +21,13 @@ from ribs.select.table import text_table
 
 OTHERS = 2048
 BATCH = 64
+PROFILES = {"ribs": "full", "race": "race"}
 FIGURES = ("loss found", "fresh loss", "unseen loss", "top-1 %")
 
 
-def figures(network: str, method: str, bops: str, samples: int, seed: int) -> tuple[list[float], float]:
+def figures(
+    network: str, method: str, samples: int, seed: int, options: argparse.Namespace
+) -> tuple[list[float], float]:
     """The four figures of what one method found, and its work."""
     model, count = digits.trained(network, progress=False), digits.RECIPES[network].digits
     size = min(samples, BATCH)
@@ -41,9 +45,10 @@ def figures(network: str, method: str, bops: str, samples: int, seed: int) -> tu
         found.extend([loss(fresh), loss(unseen)])
         return digits.accuracy(quantized, images, labels)
 
-    budget = ribs.Budget(bops=bops)
-    if method == "race":
-        result = ribs.search(model, calibration, budget, profile="race", seed=seed, progress=False)
+    budget = ribs.Budget(bops=options.bops)
+    if method in PROFILES:
+        how = {"profile": PROFILES[method], "iterations": options.iterations}
+        result = ribs.search(model, calibration, budget, **how, seed=seed, progress=False)
         top1 = evaluate(result.model)
         return [result.loss, *found, top1], result.cost_of_search.forward_equivalents
     [run] = ribs.compare(
@@ -59,6 +64,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", default="ribs,race,sqnr", help="of ribs.compare, or race: ribs with that profile")
+    parser.add_argument("--iterations", type=int, help="of ribs and race, at most (default: 2 a unit)")
     parser.add_argument("--bops", default="4/4")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -68,7 +74,7 @@ def main() -> None:
     for network in options.networks:
         for method in options.methods.split(","):
             for samples in options.samples:
-                runs = [figures(network, method, options.bops, samples, seed) for seed in options.seeds]
+                runs = [figures(network, method, samples, seed, options) for seed in options.seeds]
                 means = [statistics.fmean(column) for column in zip(*(found for found, _ in runs), strict=True)]
                 work = statistics.fmean(work for _, work in runs)
                 cells = [f"{value:.4g}" for value in means[:3]] + [f"{means[3]:.2f}", f"{work * samples:.3g}"]
