@@ -50,6 +50,19 @@ def test_a_loss_that_is_not_finite_is_said():
     assert not math.isfinite(ribs.evaluate(network(), broken, loader(1), progress=False).loss)
 
 
+def test_a_network_of_no_parameters():
+    class Rounded(nn.Module):
+        """The float network's outputs, without their fractions."""
+
+        def forward(self, x):
+            return network()(x).round()
+
+    found = ribs.evaluate(network(), Rounded().eval(), loader(1), progress=False)
+    x = loader(1)[0]
+    expected = ribs.losses.KLDivergence()(network()(x), network()(x).round())
+    assert found.loss == pytest.approx(expected.mean().item(), rel=1e-6)
+
+
 class Endless:
     """Fails when it is asked for more than it was said to need."""
 

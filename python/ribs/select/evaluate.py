@@ -60,7 +60,9 @@ def evaluate(
     for network in networks:
         check_training(network)
     reference, other = networks
-    device, theirs = (next(network.parameters()).device for network in networks)
+    device = next(reference.parameters()).device
+    # A network of integers, such as one from a file, may have no parameters.
+    theirs = next((tensor.device for tensor in (*other.parameters(), *other.buffers())), device)
     if device != theirs:
         raise ValueError(f"[evaluate] the model is on {device} and the quantized one on {theirs}; move one with .to()")
     found = []
@@ -78,11 +80,11 @@ def evaluate(
 def losses_on(
     model: nn.Module, quantized: nn.Module, batches: Iterable[Inputs], loss: TaskLoss
 ) -> Iterator[NDArray[np.float64]]:
-    """[samples] task losses of each batch, measured on the device of the networks.
+    """[samples] task losses of each batch, measured on the device of the float model.
 
     Raises: ValueError for float outputs of which the loss is not finite.
     """
-    device = next(quantized.parameters()).device
+    device = next(model.parameters()).device
     for number, batch in enumerate(batches):
         inputs = batch.to(device)
         target = inputs.call(model)
