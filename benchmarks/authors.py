@@ -43,12 +43,12 @@ def add_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def running(module: object, faster: float, begin: Begin | None) -> Iterator[None]:
-    """Within, a module of theirs runs on the CPU, and says when it draws the batch of a step; nothing is printed."""
+def running(module: object, faster: float, begin: Begin | None, device: torch.device) -> Iterator[None]:
+    """Within, a module of theirs runs on this device, and says when it draws the batch of a step; it prints nothing."""
     to = Tensor.to
 
     def stay(tensor: Tensor, *args: object, **kwargs: object) -> Tensor:
-        return tensor if args == ("cuda",) else to(tensor, *args, **kwargs)
+        return tensor if args == ("cuda",) and device.type == "cpu" else to(tensor, *args, **kwargs)
 
     def drawing(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def drawn(*args: object) -> Tensor:
@@ -123,7 +123,7 @@ class TheirBRECQ:
         else:
             options |= {"act_quant": True, "lr": method.step_lr, "p": facts.power}
         module = importlib.import_module(f"quant.{kind}_recon")
-        with running(module, self.faster, begin):
+        with running(module, self.faster, begin, self.images.device):
             getattr(module, f"{kind}_reconstruction")(self.model, piece, opt_mode="mse", **options)
 
     def finish(self) -> nn.Module:
@@ -168,7 +168,7 @@ class TheirQDrop:
         config = SimpleNamespace(batch_size=method.batch_size, iters=method.iterations, scale_lr=method.step_lr)
         config.warm_up, config.weight, config.b_range = method.warm_up, method.penalty, method.beta
         config.drop_prob, config.keep_gpu, config.round_mode = method.keep, True, "learned_hard_sigmoid"
-        with running(self.recon, self.faster, begin):
+        with running(self.recon, self.faster, begin, self.images.device):
             self.recon.reconstruction(
                 self.model, self.original, self.pieces[name], self.originals[name], self.images, config
             )

@@ -10,12 +10,12 @@ import argparse
 import contextlib
 import logging
 import math
-import time
 from typing import Any
 from unittest import mock
 
 import torch
 from run import machine
+from timing import seconds_of
 from torch import Tensor, nn
 
 import ribs
@@ -86,9 +86,9 @@ def levers(task: Task) -> list[list[str]]:
         if captured and not on_gpu:
             continue
         with contextlib.nullcontext() if captured else mock.patch.dict(CAPTURES, clear=True):
-            started = seconds_so_far(on_gpu)
+            started = seconds_of(task.options.device)
             found = task.search(task.options.seed, reconstruct=method, finish=one_step, **options)
-            seconds = seconds_so_far(on_gpu) - started
+            seconds = seconds_of(task.options.device) - started
         first, chosen = first or seconds, chosen or found.bits
         same = "yes" if found.bits == chosen else "no"
         rows.append([name, f"{seconds:.1f}", f"{first / seconds:.2f}", same, *shown(*task.quality(found.bits))])
@@ -96,14 +96,6 @@ def levers(task: Task) -> list[list[str]]:
         # On a GPU libraries may add up in another order from one call to the next.
         assert same == "yes" or on_gpu or "profile" in options, "what is stored must not change what is found"
     return rows
-
-
-def seconds_so_far(on_gpu: bool) -> float:
-    """Of this process on a processor, or of the clock on a GPU, once it has done all that it was given."""
-    if not on_gpu:
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def rivals(task: Task) -> list[list[str]]:

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 
 @dataclass(frozen=True)
 class Case:
@@ -35,6 +37,14 @@ def interleave(functions: dict[str, Callable[[], object]], rounds: int) -> dict[
             function()
             seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def seconds_of(device: str) -> float:
+    """Of this process on a processor, so that others beside it hardly count; of the clock on a GPU, once it is done."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def medians(seconds: dict[str, list[float]]) -> dict[str, float]:

@@ -120,8 +120,32 @@ def test_attention_is_searched(recipe: str) -> None:
     assert found.loss == pytest.approx(expected.loss, rel=0.02)
 
 
-def test_reconstruction_lowers_the_loss_and_repeats() -> None:
-    quantized = ribs.quantize(network().cuda(), loader(6, 16), (2, 4), progress=False)
+@pytest.mark.parametrize("recipe", ["asymmetric", "residual"])
+def test_residual_networks_are_quantized_and_evaluated(recipe: str) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.relu = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.relu(self.second(self.relu(self.first(x))) + x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), Block(), Block(), nn.Flatten(), nn.Linear(144, 5)).eval()
+    there, fresh = copy.deepcopy(model).cuda(), loader(5)
+    expected = ribs.quantize(model, loader(), (3, 4), recipe=recipe, progress=False)
+    found = ribs.quantize(there, loader(), (3, 4), recipe=recipe, progress=False)
+    assert found.loss == pytest.approx(expected.loss, rel=0.02)
+    evaluations = [
+        ribs.evaluate(each, result, fresh, progress=False) for each, result in ((model, expected), (there, found))
+    ]
+    assert evaluations[1].loss == pytest.approx(evaluations[0].loss, rel=0.02)
+    assert evaluations[1].samples == 40
+
+
+@pytest.mark.parametrize("recipe", ["mse", "asymmetric"])
+def test_reconstruction_lowers_the_loss_and_repeats(recipe: str) -> None:
+    quantized = ribs.quantize(network().cuda(), loader(6, 16), (2, 4), recipe=recipe, progress=False)
     method = ribs.QDrop(iterations=120, weight_lr=0.02, activation_lr=1e-3)
     once, again = (ribs.reconstruct(quantized, loader(6, 16), method=method, progress=False) for _ in range(2))
     assert once.loss < 0.8 * quantized.loss

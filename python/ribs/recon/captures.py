@@ -20,8 +20,8 @@ _log = logging.getLogger(__name__)
 
 
 class Capture(Protocol):
-    def warm_up(self, run: Run) -> None:
-        """Do a run that is captured afterwards."""
+    def uncaptured(self, run: Run) -> None:
+        """Do a run as it is, where captured ones are done: before it is captured, or when it cannot be."""
 
     def __call__(self, run: Run) -> Run:
         """Capture what a run launches, which it does not do meanwhile; returns what launches it.
@@ -38,7 +38,7 @@ class CaptureOnCuda:
         # Without any graph the memory is given back, and no other graph can have it.
         self._last: torch.cuda.CUDAGraph | None = None
 
-    def warm_up(self, run: Run) -> None:
+    def uncaptured(self, run: Run) -> None:
         # What autograd keeps of variables belongs to the stream of its first use, which must be the one captured.
         present = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(present)
@@ -80,7 +80,7 @@ class Captures:
             nonlocal calls, launch
             calls += 1
             if calls == 1:
-                capture.warm_up(run)
+                capture.uncaptured(run)
                 return
             if calls == 2:
                 launch = self._captured(capture, run)
@@ -95,4 +95,4 @@ class Captures:
             self._capture = None
             reason = str(error).partition("\n")[0]
             _log.info("steps of this reconstruction are not captured as CUDA graphs, which is slower: %s", reason)
-            return run
+            return lambda: capture.uncaptured(run)
