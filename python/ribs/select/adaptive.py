@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from ribs.select.ilp import Costs, solve
 from ribs.select.problem import Problem
 from ribs.select.race import Race
-from ribs.select.reach import neighbours, within_reach
+from ribs.select.reach import Order, neighbours, within_reach
 from ribs.select.samples import Choice, Measure, Samples, standard_error
 from ribs.select.search import Iteration, Trace, finish
 from ribs.select.surrogate import Array, Bits, LossModel
@@ -271,9 +271,11 @@ class Adaptive:
             for row, own in zip(self.problem.costs, reference, strict=True)
         ]
 
+        in_order = Order(self.bits, self.samples.choices)
+
         def solution(effects: Array, most: int) -> Choice:
             """The configuration of least total effect that changes at most so many units of the reference."""
-            found = solve(effects, costs, (*self.problem.limits, most), usable)
+            found = solve(in_order(effects), costs, (*self.problem.limits, most), usable)
             self.gaps.append(found.gap)
             return found.choice
 
@@ -281,9 +283,9 @@ class Adaptive:
             yield solution(self.model.effects(reference), most)
         for draw in range(draws):
             yield solution(self.model.drawn_effects(reference, generator), sizes[draw % 2])
-        yield from self.by_expectation(reference, usable)
+        yield from self.by_expectation(reference, usable, in_order)
 
-    def by_expectation(self, reference: Choice, usable: NDArray[np.bool_]) -> Iterator[Choice]:
+    def by_expectation(self, reference: Choice, usable: NDArray[np.bool_], in_order: Order) -> Iterator[Choice]:
         """Configurations within the budgets by their expected loss: all, or those that change one or two units."""
         if math.prod(self.problem.allowed.sum(axis=1).tolist()) <= LISTED:
             options = (np.flatnonzero(row).tolist() for row in self.problem.allowed)
@@ -293,7 +295,7 @@ class Adaptive:
         present = np.array(reference)
         others = usable.copy()
         others[np.arange(len(present)), present] = False
-        effects = self.model.effects(reference)[others]
+        effects = in_order(self.model.effects(reference))[others]
         first = np.argsort(effects, kind="stable")[:MOVES]
         moves, effects = np.argwhere(others)[first], effects[first]
         pairs = np.triu(moves[:, :1] != moves[:, 0])

@@ -1,4 +1,4 @@
-"""Which candidates are next to which, and how far from what was measured a search may go."""
+"""Which candidates are next to which, how far from what was measured a search may go, and what it believes there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ribs.select.samples import Choice
-from ribs.select.surrogate import Bits
+from ribs.select.surrogate import Array, Bits
 
 
 def neighbours(
@@ -32,14 +32,49 @@ def within_reach(
     Farther away a model only has its prior to go by, while at the lowest bits losses are up to a thousand times as high
     as at those next to them.
     """
-    seen, units = np.zeros_like(allowed), np.arange(len(allowed))
-    for choice in measured:
-        seen[units, list(choice)] = True
+    seen = _seen(bits, measured)
     beside = [
         _next_to(options, usable)[own].any(axis=0) for options, usable, own in zip(bits, allowed, seen, strict=True)
     ]
     reach: NDArray[np.bool_] = (seen | np.array(beside)) & allowed
     return reach
+
+
+class Order:
+    """How the effects of candidates that were not measured follow from those of their unit that were.
+
+    Fewer bits make more noise. A model of a few losses may still find that they lower the loss, where errors happened
+    to cancel, and then expects still more of still fewer bits. So of what it expects of a candidate that was not
+    measured only the distance to the nearest one that was is believed; its sign is that of noise.
+
+    bits: [N][K] (weight, activation) bits.  measured: configurations.
+    """
+
+    def __init__(self, bits: Sequence[Sequence[Bits]], measured: Iterable[Choice]) -> None:
+        pairs, seen = np.array(bits), _seen(bits, measured)
+        self._unit = np.arange(len(pairs))[:, None]
+        total = pairs.sum(axis=2)
+        more = (pairs[:, None] >= pairs[:, :, None]).all(axis=3)  # [unit, candidate, other]
+        above, below = more & seen[:, None], np.swapaxes(more, 1, 2) & seen[:, None]
+        self._above = np.where(above, -total[:, None], -np.inf).argmax(axis=2)
+        self._below = np.where(below, total[:, None], -np.inf).argmax(axis=2)
+        self._has_above, self._has_below = ~seen & above.any(axis=2), ~seen & below.any(axis=2)
+
+    def __call__(self, effects: Array) -> Array:
+        """[N, K] effects in this order."""
+        above, below = effects[self._unit, self._above], effects[self._unit, self._below]
+        less, more = above + np.abs(effects - above), below - np.abs(effects - below)
+        between = np.minimum(less, np.maximum(above, below))
+        ordered = np.where(self._has_above, np.where(self._has_below, between, less), effects)
+        return np.where(self._has_below & ~self._has_above, more, ordered)
+
+
+def _seen(bits: Sequence[Sequence[Bits]], measured: Iterable[Choice]) -> NDArray[np.bool_]:
+    """[N, K] the candidates that are in some measured configuration."""
+    seen, units = np.zeros((len(bits), len(bits[0])), dtype=bool), np.arange(len(bits))
+    for choice in measured:
+        seen[units, list(choice)] = True
+    return seen
 
 
 def _next_to(options: Sequence[Bits], usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
