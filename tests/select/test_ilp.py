@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ribs.select import ilp, knapsack
+from ribs.select import highs, ilp, knapsack
 from ribs.select.errors import InfeasibleBudgetError
 from ribs.select.ilp import check_feasible, solve
 
@@ -188,10 +188,38 @@ def test_without_exact_proof_the_gap_is_stated(monkeypatch, budgets):
     assert proven.objective <= solution.objective <= proven.objective + solution.gap + 1e-9 * spread
 
 
+@pytest.mark.parametrize("budgets", [1, 2])
+def test_a_proof_from_the_relaxation_finds_what_the_whole_solver_does(monkeypatch, budgets):
+    generator = np.random.default_rng(budgets)
+    problems = []
+    for _ in range(40):
+        units, candidates = int(generator.integers(5, 25)), int(generator.integers(2, 8))
+        deltas = generator.normal(size=(units, candidates)).round(
+            int(generator.integers(1, 12))
+        )  # with ties and without
+        costs = generator.integers(0, 10 ** generator.integers(1, 12), (units, candidates, budgets))
+        limits = (0.3 * costs.min(axis=1).sum(axis=0) + 0.7 * costs.mean(axis=1).sum(axis=0)).astype(int).tolist()
+        problems.append((deltas, costs, limits))
+    asked = []
+
+    class Counted(highs.Solver):
+        def __init__(self, *problem):
+            asked.append(1)
+            super().__init__(*problem)
+
+    monkeypatch.setattr(ilp, "Solver", Counted)
+    found = [solve(*problem) for problem in problems]
+    few = len(asked)
+    assert few < 10 and all(solution.gap == 0 for solution in found)
+    monkeypatch.setattr(ilp, "FEW_STATES", 0)
+    assert [solve(*problem) for problem in problems] == found
+    assert len(asked) > few + 20  # in some the best candidates of all units are within the limits
+
+
 def test_no_answer_is_silent(monkeypatch):
     problem = network_problem(np.random.default_rng(3), 21, 1)
     monkeypatch.setattr(knapsack, "MOST_STATES", 0)
-    monkeypatch.setitem(ilp.OPTIONS, "time_limit", 0.0)
+    monkeypatch.setitem(highs.OPTIONS, "time_limit", 0.0)
     with pytest.raises(RuntimeError, match="Time limit"):
         solve(*problem)
 

@@ -9,27 +9,20 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-import highspy
 import numpy as np
-from highspy._core import _Highs
 from numpy.typing import ArrayLike, NDArray
 
 from ribs.select.errors import InfeasibleBudgetError
+from ribs.select.highs import LARGEST_COST, Solver, largest, relaxation
 from ribs.select.knapsack import Option, Units, prove, total_cost, total_value, undominated, within
 
 Costs = Sequence[Sequence[Sequence[int]]] | NDArray[Any]
 
-# The solver's tolerances are absolute: losses of 1e-5, passed as they are, would vanish below them.
-LARGEST_VALUE = 10**4
-# Beyond it, a binary that is off by the solver's 1e-6 is worth more than one unit of cost.
-LARGEST_COST = 10**6
-ATTEMPTS = 8
+FEW_STATES = 20_000  # of a proof from a rounding of the relaxation: where there are more, a better start pays
 # Up to so many budgets it is shown by exact enumeration that nothing is within them all; with more the solver is
 # believed, whose tolerances only ever widen them.
 EXACT = 3
 TOLERANCE = Fraction(1, 10**6)  # of the largest delta: how far a solution without exact proof may be from optimal
-# No `threads`: a second value of it in one process leaves the solver without a status.
-OPTIONS = {"output_flag": False, "mip_rel_gap": 0.0, "mip_abs_gap": 0.0, "time_limit": 60.0}
 
 
 @dataclass(frozen=True)
@@ -136,13 +129,17 @@ def _minimise(units: Units, limits: tuple[int, ...]) -> tuple[list[Option], Frac
     if within(total_cost(best), limits):
         return best, Fraction(0)
     units, room = _reduce(units, limits)
-    answer = _Solver(units, room)
+    prices, rounded = relaxation(units, room)
+    proven = rounded and prove(units, room, rounded, prices, FEW_STATES)
+    if proven:
+        return proven, Fraction(0)
+    answer = Solver(units, room)
     incumbent = answer.best or _feasible(units, room)
     proven = prove(units, room, incumbent, answer.prices)
-    if proven is not None:
+    if proven:
         return proven, Fraction(0)
     gap = total_value(incumbent) - answer.bound
-    if answer.best is None or gap > _largest(units) * TOLERANCE:
+    if answer.best is None or gap > largest(units) * TOLERANCE:
         raise RuntimeError(f"[solve] no optimum found; the last status of HiGHS is {answer.status!r}")
     return incumbent, max(Fraction(0), gap)
 
@@ -154,7 +151,7 @@ def _feasible(units: Units, limits: tuple[int, ...]) -> list[Option]:
         # The share of all room that an option takes: whatever fits will do, and what costs little fits best.
         shares = [Fraction(LARGEST_COST, left or 1) for left in room]
         priced = [[Option(o.costs, int(_dot(shares, o.costs)), o.candidate) for o in unit] for unit in reduced]
-        answer = _Solver(priced, room)
+        answer = Solver(priced, room)
         if answer.best is not None:
             return [unit[o.candidate] for unit, o in zip(units, answer.best, strict=True)]
         if answer.infeasible:
@@ -197,108 +194,3 @@ def _infeasible(units: Units, limits: tuple[int, ...]) -> InfeasibleBudgetError:
     together = " together" if within(least, limits) else ""
     message = f"no configuration costs at most {limits}{together}; the least of each budget alone is {least}"
     return InfeasibleBudgetError(message, least=least, limits=limits)
-
-
-class _Solver:
-    """What HiGHS finds, checked in integers.
-
-    It may go over a budget by its tolerances, and is then asked again with less room; and it cannot tell
-    apart values that are small beside the largest, and is then asked again without those options that alone
-    are worse than the configuration found. What this loses is for `prove` to find.
-
-    best: the best configuration found within the room, if any.
-    prices: of the budgets, in value per cost: the duals of the relaxed problem.
-    bound: of the value, from below, as proven by the solver.
-    status: in words, of the last solve.
-    infeasible: whether the solver found that nothing is within the room.
-    """
-
-    def __init__(self, units: Units, room: tuple[int, ...]) -> None:
-        self.best: list[Option] | None = None
-        self.prices = [Fraction(0)] * len(room)
-        self.bound = Fraction(0)
-        self.status = ""
-        self.infeasible = False
-        given = room
-        for attempt in range(ATTEMPTS):
-            options = self._ask(units, given, whole=given == room)
-            if options is None:
-                break
-            if not within(total_cost(options), room):
-                # A billionth less, then eight times that: it has been seen to go over by a ten millionth.
-                given = tuple(left - max(left >> 30 - 3 * attempt, min(1, left)) for left in given)
-                continue
-            if self.best is None or total_value(options) < total_value(self.best):
-                self.best = options
-            narrowed = [[option for option in unit if option.value <= total_value(self.best)] for unit in units]
-            if 1000 * _largest(narrowed) > _largest(units):
-                break
-            units = narrowed
-
-    def _ask(self, units: Units, room: tuple[int, ...], *, whole: bool) -> list[Option] | None:
-        value_unit = Fraction(_largest(units) or 1, LARGEST_VALUE)
-        scales = [_cost_scale(units, c, left) for c, left in enumerate(room)]
-        highs = _model(units, scales, value_unit)
-        if not self._run(highs, relaxed=True):
-            self.infeasible = whole and highs.getModelStatus() == highspy.HighsModelStatus.kInfeasible
-            return None
-        duals = highs.getSolution().row_dual[len(units) :]
-        priced = zip(duals, scales, strict=True)
-        self.prices = [Fraction(max(0.0, -dual)) * value_unit / unit for dual, (unit, _) in priced]
-        if not self._run(highs, relaxed=False):
-            self.infeasible = whole and highs.getModelStatus() == highspy.HighsModelStatus.kInfeasible
-            return None
-        if whole:
-            self.bound = Fraction(highs.getInfo().mip_dual_bound) * value_unit
-        x = iter(highs.getSolution().col_value)
-        return [max([(next(x), option) for option in unit], key=operator.itemgetter(0))[1] for unit in units]
-
-    def _run(self, highs: _Highs, *, relaxed: bool) -> bool:
-        highs.setOptionValue("solve_relaxation", relaxed)
-        highs.run()
-        status = highs.getModelStatus()
-        self.status = highs.modelStatusToString(status)
-        return bool(status == highspy.HighsModelStatus.kOptimal)
-
-
-def _largest(units: Units) -> int:
-    return max(option.value for unit in units for option in unit)
-
-
-def _cost_scale(units: Units, budget: int, left: int) -> tuple[Fraction, float]:
-    """The unit in which the costs of a budget are passed, and the room in these units."""
-    common = math.gcd(*(option.costs[budget] for unit in units for option in unit)) or 1
-    if left // common <= LARGEST_COST:
-        # Half a unit more admits no other whole number, and no rounding then excludes what is at the limit.
-        return Fraction(common), left // common + 0.5
-    return Fraction(left, LARGEST_COST), float(LARGEST_COST)
-
-
-def _model(units: Units, scales: list[tuple[Fraction, float]], value_unit: Fraction) -> _Highs:
-    columns = [(row, option) for row, unit in enumerate(units) for option in unit]
-    height, entries = len(units) + len(scales), 1 + len(scales)
-    rows = [[row, *range(len(units), height)] for row, _ in columns]
-    cost_units = [unit for unit, _ in scales]
-    coefficients = [[1.0, *map(float, map(operator.truediv, o.costs, cost_units))] for _, o in columns]
-    # Its subclass highspy.Highs prints a line to stdout before its output can be turned off.
-    highs = _Highs()
-    for name, setting in OPTIONS.items():
-        highs.setOptionValue(name, setting)
-    highs.passModel(
-        len(columns),
-        height,
-        len(columns) * entries,
-        int(highspy.MatrixFormat.kColwise),
-        int(highspy.ObjSense.kMinimize),
-        0.0,
-        np.array([float(option.value / value_unit) for _, option in columns]),
-        np.zeros(len(columns)),
-        np.ones(len(columns)),
-        np.array([1.0] * len(units) + [-highspy.kHighsInf] * len(scales)),
-        np.array([1.0] * len(units) + [room for _, room in scales]),
-        np.arange(0, len(columns) * entries, entries, dtype=np.int32),
-        np.array(rows, dtype=np.int32).ravel(),
-        np.array(coefficients).ravel(),
-        np.ones(len(columns), dtype=np.int32),
-    )
-    return highs

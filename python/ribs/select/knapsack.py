@@ -27,7 +27,11 @@ _State = tuple[tuple[int, ...], int, int, int]
 
 
 def prove(
-    units: Units, room: tuple[int, ...], incumbent: Sequence[Option], prices: Sequence[Fraction]
+    units: Units,
+    room: tuple[int, ...],
+    incumbent: Sequence[Option],
+    prices: Sequence[Fraction],
+    most: int | None = None,
 ) -> list[Option] | None:
     """Find the best configuration, given a good one, by dynamic programming over what can still beat it.
 
@@ -36,13 +40,14 @@ def prove(
     incumbent: an option of each unit, within the room. The better it is, the fewer states there are.
     prices: of each budget, in value per cost, not negative. The answer does not depend on them, the work
         does.
+    most: partial configurations, at most and by default MOST_STATES.
 
     With the room of each budget sold at its price, the sum of every unit's least (value + price * cost), less
     what the room is worth, bounds the total value from below (Lagrange). A partial configuration that exceeds
     these least sums by more than the distance of that bound to the incumbent cannot become as good as it.
 
     Returns: the configuration of least value; of equals, of least costs, first budget first; of equals, the
-        lexicographically first. None when there are too many partial configurations (MOST_STATES).
+        lexicographically first. None when there are too many partial configurations.
     """
     scale = math.lcm(*(price.denominator for price in prices))
     weights = [int(price * scale) for price in prices]
@@ -58,7 +63,7 @@ def prove(
     reached: list[_State] = [((0,) * len(room), 0, 0, 0)]
     # Units left with one option come first, where they add no states.
     # The more budgets, the fewer states are dominated, and the less there is to hope for.
-    most = MOST_STATES * 8 // max(2, len(room)) ** 3
+    most = (MOST_STATES if most is None else min(most, MOST_STATES)) * 8 // max(2, len(room)) ** 3
     for stage in sorted(stages, key=len):
         grown = list(islice(_extend(reached, stage, room, gap), most + 1))
         if len(grown) > most:
