@@ -181,7 +181,7 @@ def test_what_is_measured_is_agreed():
 
 
 def test_a_race_needs_less_and_ends_on_all_samples():
-    shards = (8,) * 32
+    shards = (8,) * 64
     network = Network(7, units=8, samples=shards)
     rng = np.random.default_rng(0)
     hardness = rng.gamma(1.0, size=sum(shards))
@@ -200,11 +200,11 @@ def test_a_race_needs_less_and_ends_on_all_samples():
 @pytest.mark.parametrize(("seed", "units", "last"), [(7, 8, 3), (2, 20, 5)])
 def test_a_race_ends_where_nothing_better_is_found_for_a_while(monkeypatch, seed, units, last):
     monkeypatch.setattr(adaptive, "ENOUGH", -1.0)  # so that it never ends for what the model expects
-    shards = (8,) * 4
+    shards = (8,) * 8
     network = Network(seed, units=units, samples=shards)
     race = network.search(network.limit(3), iterations=40, shards=shards, race=Race())
     # All samples have the same loss: on more of them nothing else is better than what was found on few.
-    assert [iteration.samples.max() for iteration in race.iterations[-last - 1 :]] == [16, *[32] * last]
+    assert [iteration.samples.max() for iteration in race.iterations[-last - 1 :]] == [32, *[64] * last]
 
 
 def test_the_estimates_of_an_iteration_are_about_the_reference():

@@ -31,6 +31,7 @@ DRAWS = 8  # at most, for as many proposals: where these give nothing new, more 
 LEAST_STEP = 4  # what M does not fall below, so that it can grow again
 PATIENCE = 3  # iterations without a better configuration, after which a race goes on to more samples
 LAST = 4  # units for each such iteration on all samples, after which it ends
+BEGIN = 2  # times the first samples of a race: what is found on too few leads all that follows into a corner
 ENOUGH = 1e-4  # standard errors of the loss; as many iterations in a row that promise no more end the search
 KEPT = 8  # configurations that a race takes to more samples
 LISTED = 20_000  # configurations, up to which all are looked through
@@ -100,7 +101,7 @@ class Adaptive:
     ) -> None:
         self.bits, self.problem, self.samples, self.stop, self.agree = bits, problem, samples, stop, agree
         self.model = LossModel(bits)
-        counts = [len(samples.shards)] if race is None else race.rounds(samples.ends)
+        counts = [len(samples.shards)] if race is None else race.rounds(samples.ends, BEGIN)
         self.racing = race is not None
         self.count, self.later = counts[0], counts[1:]  # shards that are measured now, and afterwards
         self.stopped = False

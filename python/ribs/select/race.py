@@ -44,9 +44,12 @@ class Race:
     tolerance: float = 0.1
     first: int = 16
 
-    def rounds(self, ends: Sequence[int]) -> list[int]:
-        """Numbers of shards after which to decide, doubling, up to all; ends: the samples up to each shard's end."""
-        count = next((n for n, end in enumerate(ends, 1) if end >= self.first), len(ends))
+    def rounds(self, ends: Sequence[int], times: int = 1) -> list[int]:
+        """Numbers of shards after which to decide, doubling, up to all.
+
+        ends: the samples up to each shard's end.  times: as many samples as `first`, before the first decision.
+        """
+        count = next((n for n, end in enumerate(ends, 1) if end >= times * self.first), len(ends))
         counts = []
         while count < len(ends):
             counts.append(count)
