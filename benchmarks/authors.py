@@ -143,7 +143,8 @@ class TheirQDrop:
         facts = {"observer": "MSEObserver", "symmetric": False}
         weights = SimpleNamespace(quantizer="AdaRoundFakeQuantize", bit=bits[0], ch_axis=0, **facts)
         activations = SimpleNamespace(quantizer="LSQFakeQuantize", bit=bits[1], ch_axis=-1, **facts)
-        self.model = main.quantize_model(network, SimpleNamespace(w_qconfig=weights, a_qconfig=activations)).eval()
+        quantized = main.quantize_model(network, SimpleNamespace(w_qconfig=weights, a_qconfig=activations))
+        self.model = quantized.to(images.device).eval()
         for name, module in self.model.named_modules():
             if isinstance(module, main.QuantizeBase):
                 module.set_bit(bits[0] if "weight" in name else bits[1])
