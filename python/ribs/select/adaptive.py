@@ -4,8 +4,9 @@ It differs from Algorithm 1 of the paper in four ways. It starts within the budg
 best if all units were equally sensitive, and not at 8 bits, where effects are others than at few bits. It estimates
 effects from whole configurations too (see `surrogate`), so that an iteration costs a few losses and not one for each
 candidate. It only moves to what was measured to be better. And it stays where the model can be trusted: the number of
-units that may change, M, grows with steps that turn out well and shrinks with others, and units take candidates that
-were measured, in whatever configuration, or those next to them.
+units that may change, M, grows with steps that turn out well and shrinks with others; units take candidates that were
+measured, in whatever configuration, or those next to them; and of the latter fewer bits are believed to be worse, whatever
+the model makes of a few losses (see `reach`).
 """
 
 from __future__ import annotations
