@@ -51,7 +51,7 @@ def test_a_race_measures_less_and_loses_little():
     assert race.loss == pytest.approx(full_loss(race.bits, MANY), rel=1e-5)
     assert race.bops <= race.limits["bops"]
     seen = [n for record in race.history for unit in record.samples.values() for n in unit.values()]
-    assert min(n for n in seen if n) == 16
+    assert min(n for n in seen if n) == 32
 
 
 def test_a_race_goes_on_from_its_journal(tmp_path):
