@@ -5,8 +5,8 @@ best if all units were equally sensitive, and not at 8 bits, where effects are o
 effects from whole configurations too (see `surrogate`), so that an iteration costs a few losses and not one for each
 candidate. It only moves to what was measured to be better. And it stays where the model can be trusted: the number of
 units that may change, M, grows with steps that turn out well and shrinks with others; units take candidates that were
-measured, in whatever configuration, or those next to them; and of the latter fewer bits are believed to be worse, whatever
-the model makes of a few losses (see `reach`).
+measured, in whatever configuration, or those next to them; and of the latter fewer bits are believed to be worse,
+whatever the model makes of a few losses (see `reach`).
 """
 
 from __future__ import annotations
