@@ -18,7 +18,7 @@ from ribs.select.knapsack import Option, Units, prove, total_cost, total_value, 
 
 Costs = Sequence[Sequence[Sequence[int]]] | NDArray[Any]
 
-FEW_STATES = 20_000  # of a proof from a rounding of the relaxation: where there are more, a better start pays
+FEW_STATES = 2000  # of a proof from a rounding of the relaxation: where there are more, a better start pays
 # Up to so many budgets it is shown by exact enumeration that nothing is within them all; with more the solver is
 # believed, whose tolerances only ever widen them.
 EXACT = 3
