@@ -245,6 +245,22 @@ def test_units_take_what_was_measured_or_what_is_next_to_it():
     assert far  # what is next to it is taken
 
 
+def test_a_gain_from_fewer_bits_is_not_taken_for_more_to_come():
+    """Where the errors of units at 3 bits cancel, a model of noise alone would try 2 bits in all of them."""
+    tried = np.zeros(2)
+    for seed in range(4):
+        network = Network(seed, units=8, dimensions=100, luck=0.0)
+
+        def measure(choices, shard, network=network):
+            losses = network.measure(choices, shard)
+            return [own * 0.9 ** choice.count(1) for own, choice in zip(losses, choices, strict=True)]
+
+        network.search(network.limit(4), measure=measure, iterations=2)
+        proposed = list(dict.fromkeys(choice for choice, _ in network.asked))[1 + 2 * 8 :]
+        tried += np.sum([(choice.count(0) > 0, 1) for choice in proposed], axis=0)
+    assert tried[0] < 0.25 * tried[1]
+
+
 def test_m_shrinks_with_steps_that_turn_out_badly():
     network = Network(0, units=12)
     start = []

@@ -11,7 +11,7 @@ import highspy
 import numpy as np
 from highspy._core import _Highs
 
-from ribs.select.knapsack import Option, Units, total_cost, total_value, within
+from ribs.select.knapsack import Option, Units, largest_value, total_cost, total_value, within
 
 # The solver's tolerances are absolute: losses of 1e-5, passed as they are, would vanish below them.
 LARGEST_VALUE = 10**4
@@ -56,7 +56,7 @@ class Solver:
             if self.best is None or total_value(options) < total_value(self.best):
                 self.best = options
             narrowed = [[option for option in unit if option.value <= total_value(self.best)] for unit in units]
-            if 1000 * largest(narrowed) > largest(units):
+            if 1000 * largest_value(narrowed) > largest_value(units):
                 break
             units = narrowed
 
@@ -97,7 +97,7 @@ class _Problem:
 
     def __init__(self, units: Units, room: tuple[int, ...]) -> None:
         self.units = units
-        self.value_unit = Fraction(largest(units) or 1, LARGEST_VALUE)
+        self.value_unit = Fraction(largest_value(units) or 1, LARGEST_VALUE)
         self.scales = [_cost_scale(units, c, left) for c, left in enumerate(room)]
         self.highs = _model(units, self.scales, self.value_unit)
         self.status, self.infeasible = "", False
@@ -121,11 +121,6 @@ class _Problem:
         duals = self.highs.getSolution().row_dual[len(self.units) :]
         priced = zip(duals, self.scales, strict=True)
         return [Fraction(max(0.0, -dual)) * self.value_unit / unit for dual, (unit, _) in priced]
-
-
-def largest(units: Units) -> int:
-    """The largest value of an option."""
-    return max(option.value for unit in units for option in unit)
 
 
 def _cost_scale(units: Units, budget: int, left: int) -> tuple[Fraction, float]:

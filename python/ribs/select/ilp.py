@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ribs.select.errors import InfeasibleBudgetError
-from ribs.select.highs import LARGEST_COST, Solver, largest, relaxation
-from ribs.select.knapsack import Option, Units, prove, total_cost, total_value, undominated, within
+from ribs.select.highs import LARGEST_COST, Solver, relaxation
+from ribs.select.knapsack import Option, Units, largest_value, prove, total_cost, total_value, undominated, within
 
 Costs = Sequence[Sequence[Sequence[int]]] | NDArray[Any]
 
@@ -139,7 +139,7 @@ def _minimise(units: Units, limits: tuple[int, ...]) -> tuple[list[Option], Frac
     if proven:
         return proven, Fraction(0)
     gap = total_value(incumbent) - answer.bound
-    if answer.best is None or gap > largest(units) * TOLERANCE:
+    if answer.best is None or gap > largest_value(units) * TOLERANCE:
         raise RuntimeError(f"[solve] no optimum found; the last status of HiGHS is {answer.status!r}")
     return incumbent, max(Fraction(0), gap)
 

@@ -122,5 +122,10 @@ def total_value(options: Iterable[Option]) -> int:
     return sum(option.value for option in options)
 
 
+def largest_value(units: Units) -> int:
+    """The largest value of an option."""
+    return max(option.value for unit in units for option in unit)
+
+
 def _dot(a: Iterable[int], b: Iterable[int]) -> int:
     return sum(map(operator.mul, a, b))
