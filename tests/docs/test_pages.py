@@ -126,7 +126,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(digits, "RECIPES", dict.fromkeys(digits.RECIPES, recipe))
     monkeypatch.setenv("RIBS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setattr(Algorithm, "iterations_for", lambda self, units: ITERATIONS)
+    monkeypatch.setattr(Algorithm, "iterations_for", lambda self, units, racing=False: ITERATIONS)
     sweep, phase = ribs.sweep, methods.Phase
     monkeypatch.setattr(ribs, "sweep", lambda *args, **options: sweep(*args, **{**options, "proposals": PROPOSALS}))
     monkeypatch.setattr(methods, "Phase", lambda whole, most, **facts: phase(whole, min(most, STEPS), **facts))

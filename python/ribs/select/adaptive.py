@@ -28,11 +28,13 @@ from ribs.select.search import Iteration, Trace, finish
 from ribs.select.surrogate import Array, Bits, LossModel
 
 PROPOSALS = 4  # measured in one iteration
+IN_A_RACE = 2  # of these: where most leave early, it is better to fit what was measured more often
 DRAWS = 8  # at most, for as many proposals: where these give nothing new, more hardly do, and a program takes time
 LEAST_STEP = 4  # what M does not fall below, so that it can grow again
 PATIENCE = 3  # iterations without a better configuration, after which a race goes on to more samples
-LAST = 4  # units for each such iteration on all samples, after which it ends
+LAST = 2  # units for each such iteration on all samples, after which it ends
 BEGIN = 2  # times the first samples of a race: what is found on too few leads all that follows into a corner
+BEHIND = 1.5  # standard errors of a difference, by which what is behind the reference leaves a race
 ENOUGH = 1e-4  # standard errors of the loss; as many iterations in a row that promise no more end the search
 KEPT = 8  # configurations that a race takes to more samples
 LISTED = 20_000  # configurations, up to which all are looked through
@@ -67,7 +69,9 @@ def adaptive_search(
         add up to less than a ten thousandth of the standard error of the loss.
     update_size: M, the most units that the first program may change; all by default.
     race: measure on few samples first, and on twice as many whenever nothing better has been found for a while; only
-        the best are then measured again. On all samples it ends instead. By default all are measured on all.
+        the best are then measured again. On all samples it ends instead. An iteration measures two configurations, of
+        half as many changes every other time, and one that falls behind the best so far leaves. By default all are
+        measured on all.
     seed: of the draws.
     stop: asked between shards. Once it is true what was measured so far decides.
     at_a_time: as for `repeated_ilp`.
@@ -105,9 +109,14 @@ class Adaptive:
         counts = [len(samples.shards)] if race is None else race.rounds(samples.ends, BEGIN)
         self.racing = race is not None
         self.count, self.later = counts[0], counts[1:]  # shards that are measured now, and afterwards
+        self.order = list(range(self.count))  # in which they are
+        self.first = self.count  # shards that are measured before anything leaves a race
+        self.references = dict[Choice, None]()  # so far, the start first
+        self.differences = dict[tuple[Choice, Choice, int, int], tuple[float, float]]()  # see `difference`
         self.stopped = False
         self.settled = 0  # iterations in a row of whose proposals little was expected
         self.gaps: list[float] = []  # of the programs of the present iteration
+        self.turns = 0  # iterations so far, those that found nothing new with them
 
     def run(
         self,
@@ -118,6 +127,7 @@ class Adaptive:
     ) -> Trace:
         samples, problem = self.samples, self.problem
         first = self.start()
+        self.references[first] = None
         self.measure(first, [changed(first, unit, k) for unit, k in self.neighbours(first)])
         done, size, waiting = list[Iteration](), update_size or problem.units, 0
         reference = self.best()
@@ -132,15 +142,18 @@ class Adaptive:
                 reference, waiting = self.best(), 0
                 continue
             self.measure(reference, proposals)
+            self.rotate()
             measured = [choice for choice in proposals if samples.shards_of(choice)]  # others there was no time for
-            found = min(measured, key=lambda choice: (self.loss(choice), choice))
+            stayed = max(map(samples.shards_of, measured))
+            stayers = [choice for choice in measured if samples.shards_of(choice) == stayed]
+            found = min(stayers, key=lambda choice: (self.estimate(choice, reference), choice))
             done.append(self.iteration(reference, found))
             on_iteration(done[-1])
             new, most = self.best(), changes(reference, found)
             size = min(problem.units, max(LEAST_STEP, 2 * most if new == found else most // 2))
             waiting = 0 if new != reference else waiting + 1
             reference = new
-        return finish(problem, samples, first, done, self.stopped)
+        return finish(problem, samples, first, done, self.stopped, self.on_the_most(problem.known(samples)))
 
     def start(self) -> Choice:
         """The best configuration if all units were equally sensitive, of finite loss."""
@@ -178,13 +191,25 @@ class Adaptive:
         self.exclude(reference, choices)
 
     def ask(self, reference: Choice, choices: Sequence[Choice]) -> None:
-        """Measure them on the shards that are measured now, as far as time allows."""
-        for shard in range(self.count):
-            cut = self.samples.ask_until(self.stop, reference, choices, shard)
-            if cut or (shard + 1 < self.count and self.stop()):
+        """Measure them on the shards that are measured now, as far as time allows.
+
+        In a race one leaves that is behind the reference on the samples so far, asked whenever these have doubled.
+        """
+        samples, going, seen, look = self.samples, list(choices), 0, self.samples.ends[self.first - 1]
+        for shard in self.order:
+            cut = samples.ask_until(self.stop, reference, going, shard)
+            if cut or (shard != self.order[-1] and self.stop()):
                 self.stopped = True
                 return
+            seen += samples.shards[shard]
+            if self.racing and seen >= look:
+                going = [choice for choice in going if not self.behind(choice, reference)]
+                look = 2 * seen
         self.stopped = self.stopped or self.stop()
+
+    def behind(self, choice: Choice, reference: Choice) -> bool:
+        """Whether its loss is not finite, or above the reference's by more than may be chance."""
+        return self.loss(choice) == math.inf or self.samples.worse(choice, reference, BEHIND)
 
     def exclude(self, reference: Choice, choices: Sequence[Choice]) -> None:
         """Exclude the candidates that made the loss of some choices not finite, and do so alone."""
@@ -204,6 +229,12 @@ class Adaptive:
         loss = self.samples.mean(choice)
         return loss if math.isfinite(loss) else math.inf
 
+    def estimate(self, choice: Choice, reference: Choice) -> float:
+        """The loss on all samples that the reference has, from the difference on those that both have."""
+        if self.samples.shards_of(choice) >= self.samples.shards_of(reference):
+            return self.loss(choice)
+        return self.loss(reference) + self.difference(choice, reference)[0]
+
     def known(self) -> list[Choice]:
         """All measured configurations of usable candidates and finite loss within the budgets."""
         units, problem = np.arange(self.problem.units), self.problem
@@ -212,23 +243,50 @@ class Adaptive:
 
     def best(self) -> Choice:
         """Of these, or else of those of any candidates, the best one on the most samples."""
-        known = self.known() or self.problem.known(self.samples)
-        most = max(map(self.samples.shards_of, known))
-        return self.problem.best({c: self.samples.mean(c) for c in known if self.samples.shards_of(c) == most})
+        known = self.on_the_most(self.known() or self.problem.known(self.samples))
+        return self.problem.best({choice: self.samples.mean(choice) for choice in known})
+
+    def on_the_most(self, choices: Sequence[Choice]) -> list[Choice]:
+        """Those of them that were measured on the most samples."""
+        most = max(map(self.samples.shards_of, choices))
+        return [choice for choice in choices if self.samples.shards_of(choice) == most]
 
     def fit(self, reference: Choice) -> None:
-        """Fit all finite losses, each by its difference from the reference on the samples that both have."""
-        base = self.samples.of(reference)
+        """Fit all finite losses.
+
+        One that left a race is compared with that of the references whose differences from it have the least error:
+        what it was next to when it was measured tells most of it.
+        """
+        samples = self.samples
+        self.references[reference] = None
+        finite = [choice for choice in self.references if self.loss(choice) < math.inf]
+        whole = [choice for choice in finite if samples.shards_of(choice) >= samples.shards_of(reference)]
+        base = self.loss(reference)
         choices, losses, errors = list[Choice](), list[float](), list[float]()
-        for choice in dict.fromkeys([reference, *self.samples.choices]):
-            measured = self.samples.of(choice)
-            differences = measured[: len(base)] - base[: len(measured)]
-            if np.isfinite(differences).all():
-                choices.append(choice)
-                losses.append(float(base.mean() + differences.mean()))
-                whole = len(differences) == self.samples.total or len(differences) < 2
-                errors.append(0.0 if whole else standard_error(differences))
+        for choice in dict.fromkeys([reference, *samples.choices]):
+            if self.loss(choice) == math.inf:
+                continue
+            complete = samples.shards_of(choice) >= samples.shards_of(reference)
+            against = [reference] if complete else whole
+            other = min(against, key=lambda other: (self.difference(choice, other)[1], other))
+            difference, error = self.difference(choice, other)
+            choices.append(choice)
+            losses.append(base + self.difference(other, reference)[0] + difference)
+            errors.append(error)
         self.model.fit(choices, np.array(losses), np.array(errors))
+
+    def difference(self, choice: Choice, other: Choice) -> tuple[float, float]:
+        """Of the mean losses on the samples that both have, and its standard error as one of that on all samples.
+
+        The error is 0 where it is not known.
+        """
+        samples = self.samples
+        key = choice, other, samples.shards_of(choice), samples.shards_of(other)
+        if key not in self.differences:
+            values = samples.differences(choice, other)
+            left = math.sqrt(1 - len(values) / samples.total)
+            self.differences[key] = float(values.mean()), standard_error(values) * left if len(values) > 1 else 0.0
+        return self.differences[key]
 
     def proposals(self, reference: Choice, size: int, generator: np.random.Generator) -> Iterator[Choice]:
         """New configurations within the budgets, each near the reference.
@@ -237,9 +295,13 @@ class Adaptive:
         changes one or two units, or, of few configurations, any.
         """
         reach = within_reach(self.bits, self.problem.allowed, self.samples.choices)
-        new = self.candidates(reference, (size, max(1, size // 2)), generator, DRAWS, reach)
+        sizes: tuple[int, ...] = size, max(1, size // 2)
+        if self.racing:
+            sizes = (sizes[self.turns % 2],)
+        self.turns += 1
+        new = self.candidates(reference, sizes, generator, DRAWS, reach)
         seen = set(self.samples.choices)
-        for _ in range(PROPOSALS):
+        for _ in range(IN_A_RACE if self.racing else PROPOSALS):
             choice = next((choice for choice in new if choice not in seen), None)
             if choice is None:
                 return
@@ -256,7 +318,7 @@ class Adaptive:
     def candidates(
         self,
         reference: Choice,
-        sizes: tuple[int, int],
+        sizes: Sequence[int],
         generator: np.random.Generator,
         draws: int,
         usable: NDArray[np.bool_],
@@ -284,7 +346,7 @@ class Adaptive:
         for most in sizes:
             yield solution(self.model.effects(reference), most)
         for draw in range(draws):
-            yield solution(self.model.drawn_effects(reference, generator), sizes[draw % 2])
+            yield solution(self.model.drawn_effects(reference, generator), sizes[draw % len(sizes)])
         yield from self.by_expectation(reference, usable, in_order)
 
     def by_expectation(self, reference: Choice, usable: NDArray[np.bool_], in_order: Order) -> Iterator[Choice]:
@@ -314,12 +376,22 @@ class Adaptive:
 
     def widen(self, reference: Choice) -> None:
         """Go on to more samples, with the best of the configurations that have been measured on the most so far."""
-        known = self.problem.known(self.samples)
-        comparable = [choice for choice in known if self.samples.shards_of(choice) == self.count]
-        comparable.sort(key=lambda choice: (self.samples.mean(choice), choice))
+        samples, seen = self.samples, self.count
+        comparable = [choice for choice in self.problem.known(samples) if samples.shards_of(choice) == seen]
+        comparable.sort(key=lambda choice: (samples.mean(choice), choice))
         self.count, *self.later = self.later
+        self.order = [*range(seen, self.count), *range(seen)]
         self.settled = 0
+        self.measure(next(iter(self.references)), [])
         self.measure(reference, comparable[:KEPT])
+
+    def rotate(self) -> None:
+        """Begin elsewhere with what is measured next.
+
+        All that is the best so far did well on what it was first measured on. There, more than elsewhere, it owes this
+        to luck, and most of what is new would be behind it.
+        """
+        self.order = self.order[self.first :] + self.order[: self.first]
 
     def seen(self) -> NDArray[np.int64]:
         """[N, K] the most samples that a configuration with this candidate was measured on."""
@@ -327,7 +399,7 @@ class Adaptive:
         units = np.arange(self.problem.units)
         for choice in self.samples.choices:
             own = units, list(choice)
-            seen[own] = np.maximum(seen[own], self.samples.ends[self.samples.shards_of(choice) - 1])
+            seen[own] = np.maximum(seen[own], len(self.samples.of(choice)))
         return seen
 
     def iteration(self, reference: Choice, found: Choice) -> Iteration:
@@ -344,7 +416,7 @@ class Adaptive:
             standing=problem.allowed.copy(),
             choice=found,
             predicted=float(self.model.predict([found])[0]),
-            loss=samples.mean(found),
+            loss=self.estimate(found, reference),
             standard_error=samples.standard_error(found),
             costs=problem.costs_of(found),
             gaps=tuple(self.gaps),

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ribs.quant.network import Bits
-from ribs.select.adaptive import PROPOSALS, adaptive_search
+from ribs.select.adaptive import IN_A_RACE, PROPOSALS, adaptive_search
 from ribs.select.plan import Plan
 from ribs.select.race import Race
 from ribs.select.samples import Choice, Measure
@@ -26,8 +26,8 @@ class Algorithm:
     """A way to search a plan.
 
     name: "adaptive", or "paper", Algorithm 1 of RIBS.
-    iterations: how many programs are solved; by default 10 of the paper's, and 2 for each unit of the adaptive ones,
-        which cost less.
+    iterations: how many programs are solved; by default 10 of the paper's, and of the adaptive ones, which cost less, 2
+        for each unit, or 4 in a race.
     update_size: the paper's M, by default half of the units; of an adaptive search the most units that its first
         program changes, by default all.
     """
@@ -43,14 +43,14 @@ class Algorithm:
             if value is not None and value < 1:
                 raise ValueError(f"[ribs] {argument}={value} is not allowed; give at least 1")
 
-    def iterations_for(self, units: int) -> int:
+    def iterations_for(self, units: int, racing: bool = False) -> int:
         """How many programs are solved, at most."""
-        default = PAPER_ITERATIONS if self.name == "paper" else ITERATIONS_A_UNIT * units
-        return self.iterations or default
+        as_many = ITERATIONS_A_UNIT * units * PROPOSALS // (IN_A_RACE if racing else PROPOSALS)
+        return self.iterations or (PAPER_ITERATIONS if self.name == "paper" else as_many)
 
-    def work(self, plan: Plan) -> tuple[int, float]:
-        """How many losses are measured, and about how many forward equivalents that takes."""
-        units, n = len(plan.candidates), self.iterations_for(len(plan.candidates))
+    def work(self, plan: Plan, racing: bool = False) -> tuple[int, float]:
+        """How many losses are measured, and about how many forward equivalents that takes without any racing."""
+        units, n = len(plan.candidates), self.iterations_for(len(plan.candidates), racing)
         from_unit_on = plan.from_unit_on()
         if self.name == "paper":
             others = [len(options) - 1 for options in plan.candidates]
@@ -58,7 +58,8 @@ class Algorithm:
             work = share * float(np.dot(others, from_unit_on)) + n
             return round(share * sum(others)) + n + 1, work + n + 2
         neighbours, neighbours_work = work_of_neighbours(plan)
-        return neighbours + PROPOSALS * n + 1, neighbours_work + PROPOSALS * n + 2
+        proposals = (IN_A_RACE if racing else PROPOSALS) * n
+        return neighbours + proposals + 1, neighbours_work + proposals + 2
 
     def update_sizes(self, units: int) -> list[int]:
         """The paper's M of each iteration: all units in the first."""
@@ -101,7 +102,7 @@ class Algorithm:
             plan.available,
             measure=measure,
             shards=shards,
-            iterations=self.iterations_for(units),
+            iterations=self.iterations_for(units, race is not None),
             update_size=self.update_size,
             race=race,
             allowed=plan.allowed,

@@ -94,7 +94,8 @@ def search(
     update_size: of "paper", the units changed in each iteration after the first, which changes all (its M), by default
         half; of "adaptive", the most units that the first program may change, by default all.
     iterations: number of integer linear programs solved (the paper's N_iter); by default 10 of "paper" and 2 for each
-        unit of "adaptive", whose iterations measure four configurations each and not all candidates.
+        unit of "adaptive", whose iterations measure four configurations each and not all candidates; in a race two, and
+        by default 4 for each unit.
     calibration_samples: how many of the loader's samples are used. A search fits few too closely: the more units there
         are, the more it needs (docs/algorithms.md, "How many samples").
     pool_batches: fit the steps of activations to all batches together; by default each batch has its own, and these
@@ -115,9 +116,10 @@ def search(
         with 20,000 iterations.
     profile: "full" measures on all samples. "race" needs several times less work: Algorithm 1 then stops measuring
         candidates that, by their errors so far, will hardly be in a solution, at the risk that `ribs.select.race.Race`
-        states; the adaptive search measures on few samples first, and only the best on more. The configuration returned
-        is measured on all samples either way. With `reconstruct`, "full" does all of its iterations for every
-        configuration, and "race" most of them only once for each bit-width (docs/reconstruction.md).
+        states; the adaptive search measures on few samples first, on more only what was best, and stops measuring what
+        falls behind by 1.5 standard errors. The configuration returned is measured on all samples either way. With
+        `reconstruct`, "full" does all of its iterations for every configuration, and "race" most of them only once for
+        each bit-width (docs/reconstruction.md).
     execution: "int8" runs the candidates as products of 8-bit integers where there is an operator for it, several times
         faster on CPUs that can. Its losses differ from those in float32 by rounding; the difference at the
         configuration found is measured and reported, and the loss of the result is that in float32.
@@ -186,9 +188,9 @@ def search(
     same = {"budget": str(plan.limits), "algorithm": str(way), "profile": profile, "callbacks": callbacks}
     with measuring(model, setup, shards, options, same) as measures:
         sensitivity, bars = measures.sensitivity, measures.bars
-        losses_ahead, work = way.work(plan)
+        losses_ahead, work = way.work(plan, racing)
         work = sensitivity.passes_before + work * sensitivity.passes_of_a_loss
-        at_most = way.iterations_for(len(network.units))
+        at_most = way.iterations_for(len(network.units), racing)
         events = Events(
             plan,
             measures.ranks,

@@ -21,8 +21,7 @@ class Samples:
     at_a_time: how many configurations are measured before somebody looks whether to stop; all by default.
     counted: how many losses of one sample were asked for, those of references that only lead a call left out.
 
-    Every configuration is measured from the first shard on and without gaps, so that any two of them can be
-    compared on the samples that both have.
+    Any two configurations can be compared on the samples that both have.
     """
 
     def __init__(self, measure: Measure, shards: Sequence[int], at_a_time: int | None = None) -> None:
@@ -34,7 +33,7 @@ class Samples:
         self.at_a_time = at_a_time
         self.counted = 0
         self._measure = measure
-        self._known: dict[Choice, list[NDArray[np.float64]]] = {}
+        self._known: dict[Choice, dict[int, NDArray[np.float64]]] = {}
 
     @property
     def choices(self) -> list[Choice]:
@@ -42,12 +41,12 @@ class Samples:
         return list(self._known)
 
     def ask(self, choices: Sequence[Choice], shard: int) -> None:
-        """Measure a shard of those configurations that lack it, in one call; their earlier shards are known.
+        """Measure a shard of those configurations that lack it, in one call.
 
         choices: the first of them leads the call, known or not, because the others are near it.
         Raises: ValueError when `measure` returns another shape.
         """
-        lacking = {choice for choice in choices if len(self._known.get(choice, ())) == shard}
+        lacking = {choice for choice in choices if not self.has(choice, shard)}
         if not lacking:
             return
         asked = [choices[0], *(choice for choice in dict.fromkeys(choices[1:]) if choice in lacking - {choices[0]})]
@@ -56,12 +55,12 @@ class Samples:
             raise ValueError(f"[search] the losses have shape {losses.shape}, not {(len(asked), self.shards[shard])}")
         for choice, row in zip(asked, losses, strict=True):
             if choice in lacking:
-                self._known.setdefault(choice, []).append(row)
+                self._known.setdefault(choice, {})[shard] = row
                 self.counted += len(row)
 
     def ask_until(self, stop: Callable[[], bool], reference: Choice, choices: Sequence[Choice], shard: int) -> bool:
         """As `ask`, of the reference and others near it, `at_a_time` of them; whether it was stopped before the end."""
-        lacking = [choice for choice in choices if self.shards_of(choice) == shard and choice != reference]
+        lacking = [choice for choice in choices if choice != reference and not self.has(choice, shard)]
         size = self.at_a_time or max(1, len(lacking))
         for first in range(0, max(1, len(lacking)), size):
             if first and stop():
@@ -70,8 +69,15 @@ class Samples:
         return False
 
     def of(self, choice: Choice) -> NDArray[np.float64]:
-        """[samples so far] losses."""
-        return np.concatenate(self._known[choice])
+        """[samples so far] losses, shard by shard."""
+        known = self._known[choice]
+        return np.concatenate([known[shard] for shard in sorted(known)])
+
+    def differences(self, choice: Choice, other: Choice) -> NDArray[np.float64]:
+        """[samples that both have] by how much the losses of the first are higher."""
+        ours, theirs = self._known[choice], self._known[other]
+        shared = sorted(ours.keys() & theirs.keys())
+        return np.concatenate([ours[shard] - theirs[shard] for shard in shared]) if shared else np.zeros(0)
 
     def mean(self, choice: Choice) -> float:
         """The mean over the samples so far; over all of them it is L(b)."""
@@ -83,9 +89,11 @@ class Samples:
 
     def worse(self, choice: Choice, than: Choice, errors: float = 0.0) -> bool:
         """Whether its mean is higher, by more than so many standard errors, on the samples that both have."""
-        ours, theirs = self.of(choice), self.of(than)
-        differences = ours[: len(theirs)] - theirs[: len(ours)]
+        differences = self.differences(choice, than)
         return bool(differences.mean() > (errors * standard_error(differences) if errors else 0.0))
+
+    def has(self, choice: Choice, shard: int) -> bool:
+        return shard in self._known.get(choice, ())
 
     def shards_of(self, choice: Choice) -> int:
         """How many shards it was measured on."""

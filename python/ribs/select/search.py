@@ -30,8 +30,9 @@ class Iteration:
     standing: [len(selected), K] bool, the candidates that the program was given: neither excluded nor raced out.
     choice: the configuration found, a candidate index for each unit.
     predicted: the loss of the reference plus the objective of the program.
-    loss, standard_error: the measured loss of `choice`; in a race, on the samples that the iteration saw. Where it
-        is not finite, `choice` did not become the reference.
+    loss, standard_error: the measured loss of `choice`; in a race, on the samples that the iteration saw, where one
+        that left early is compared with the reference on those that both saw. Where it is not finite, `choice` did
+        not become the reference.
     costs: the exact costs of `choice`, one for each budget.
     gaps: `Solution.gap` of each program that was solved: all of them, where an iteration solves several.
     """
@@ -172,12 +173,21 @@ def repeated_ilp(
             reference = choice
         else:
             reference = problem.fallback(reference, samples)
-    return finish(problem, samples, first, iterations, stopped)
+    return finish(problem, samples, first, iterations, stopped, problem.known(samples))
 
 
-def finish(problem: Problem, samples: Samples, first: Choice, iterations: Sequence[Iteration], stopped: bool) -> Trace:
-    """The best of all that was measured, on all samples. first: what the search started from."""
-    known = problem.known(samples)
+def finish(
+    problem: Problem,
+    samples: Samples,
+    first: Choice,
+    iterations: Sequence[Iteration],
+    stopped: bool,
+    known: list[Choice],
+) -> Trace:
+    """The best of some configurations, on all samples.
+
+    first: what the search started from.  known: those configurations, measured and within the budgets.
+    """
     if not all(map(samples.complete, known)):
         known = contest(samples, known, samples.total)
     finalists = {choice: samples.mean(choice) for choice in known}
