@@ -23,7 +23,8 @@ from ribs.select.ilp import Costs, solve
 from ribs.select.problem import Problem
 from ribs.select.race import Race
 from ribs.select.reach import Order, neighbours, within_reach
-from ribs.select.samples import Choice, Measure, Samples, standard_error
+from ribs.select.rounds import Rounds, changed
+from ribs.select.samples import Choice, Measure, Samples
 from ribs.select.search import Iteration, Trace, finish
 from ribs.select.surrogate import Array, Bits, LossModel
 
@@ -33,10 +34,7 @@ DRAWS = 8  # at most, for as many proposals: where these give nothing new, more 
 LEAST_STEP = 4  # what M does not fall below, so that it can grow again
 PATIENCE = 3  # iterations without a better configuration, after which a race goes on to more samples
 LAST = 2  # units for each such iteration on all samples, after which it ends
-BEGIN = 2  # times the first samples of a race: what is found on too few leads all that follows into a corner
-BEHIND = 1.5  # standard errors of a difference, by which what is behind the reference leaves a race
 ENOUGH = 1e-4  # standard errors of the loss; as many iterations in a row that promise no more end the search
-KEPT = 8  # configurations that a race takes to more samples
 LISTED = 20_000  # configurations, up to which all are looked through
 MOVES = 1000  # of single units, those of least expected loss, that are combined in pairs
 
@@ -88,11 +86,10 @@ def adaptive_search(
     return search.run(iterations, update_size, np.random.default_rng(seed), on_iteration)
 
 
-class Adaptive:
+class Adaptive(Rounds):
     """The steps of the adaptive search within one set of budgets.
 
-    bits, race, stop, agree: as for `adaptive_search`.  problem: its allowed candidates become fewer.
-    samples: all that is known, of whatever was measured.
+    bits, agree: as for `adaptive_search`.  problem, samples, race, stop: as for `Rounds`.
     """
 
     def __init__(
@@ -104,16 +101,10 @@ class Adaptive:
         stop: Callable[[], bool],
         agree: Callable[[list[Choice]], list[Choice]],
     ) -> None:
-        self.bits, self.problem, self.samples, self.stop, self.agree = bits, problem, samples, stop, agree
+        super().__init__(problem, samples, race, stop)
+        self.bits, self.agree = bits, agree
         self.model = LossModel(bits)
-        counts = [len(samples.shards)] if race is None else race.rounds(samples.ends, BEGIN)
-        self.racing = race is not None
-        self.count, self.later = counts[0], counts[1:]  # shards that are measured now, and afterwards
-        self.order = list(range(self.count))  # in which they are
-        self.first = self.count  # shards that are measured before anything leaves a race
         self.references = dict[Choice, None]()  # so far, the start first
-        self.differences = dict[tuple[Choice, Choice, int, int], tuple[float, float]]()  # see `difference`
-        self.stopped = False
         self.settled = 0  # iterations in a row of whose proposals little was expected
         self.gaps: list[float] = []  # of the programs of the present iteration
         self.turns = 0  # iterations so far, those that found nothing new with them
@@ -138,7 +129,8 @@ class Adaptive:
             if not proposals or (self.racing and waiting >= self.patience):
                 if not self.later:
                     break
-                self.widen(reference)
+                self.widen(first, reference)
+                self.settled = 0
                 reference, waiting = self.best(), 0
                 continue
             self.measure(reference, proposals)
@@ -185,72 +177,6 @@ class Adaptive:
         """(unit, candidate) next to the reference's."""
         return neighbours(self.bits, self.problem.allowed, reference)
 
-    def measure(self, reference: Choice, choices: Sequence[Choice]) -> None:
-        """Measure them, and exclude what makes losses that are not finite."""
-        self.ask(reference, choices)
-        self.exclude(reference, choices)
-
-    def ask(self, reference: Choice, choices: Sequence[Choice]) -> None:
-        """Measure them on the shards that are measured now, as far as time allows.
-
-        In a race one leaves that is behind the reference on the samples so far, asked whenever these have doubled.
-        """
-        samples, going, seen, look = self.samples, list(choices), 0, self.samples.ends[self.first - 1]
-        for shard in self.order:
-            cut = samples.ask_until(self.stop, reference, going, shard)
-            if cut or (shard != self.order[-1] and self.stop()):
-                self.stopped = True
-                return
-            seen += samples.shards[shard]
-            if self.racing and seen >= look:
-                going = [choice for choice in going if not self.behind(choice, reference)]
-                look = 2 * seen
-        self.stopped = self.stopped or self.stop()
-
-    def behind(self, choice: Choice, reference: Choice) -> bool:
-        """Whether its loss is not finite, or above the reference's by more than may be chance."""
-        return self.loss(choice) == math.inf or self.samples.worse(choice, reference, BEHIND)
-
-    def exclude(self, reference: Choice, choices: Sequence[Choice]) -> None:
-        """Exclude the candidates that made the loss of some choices not finite, and do so alone."""
-        broken = [choice for choice in choices if self.samples.shards_of(choice) and self.loss(choice) == math.inf]
-        moves = {(i, k) for choice in broken for i, k in enumerate(choice) if k != reference[i]}
-        alone = {(i, k): changed(reference, i, k) for i, k in sorted(moves)}
-        if alone:
-            self.ask(reference, list(alone.values()))
-        for move, choice in alone.items():
-            if self.samples.shards_of(choice) and self.loss(choice) == math.inf:
-                self.problem.allowed[move] = False
-
-    def loss(self, choice: Choice) -> float:
-        """The mean over its samples; inf where it is not finite or not known."""
-        if not self.samples.shards_of(choice):
-            return math.inf
-        loss = self.samples.mean(choice)
-        return loss if math.isfinite(loss) else math.inf
-
-    def estimate(self, choice: Choice, reference: Choice) -> float:
-        """The loss on all samples that the reference has, from the difference on those that both have."""
-        if self.samples.shards_of(choice) >= self.samples.shards_of(reference):
-            return self.loss(choice)
-        return self.loss(reference) + self.difference(choice, reference)[0]
-
-    def known(self) -> list[Choice]:
-        """All measured configurations of usable candidates and finite loss within the budgets."""
-        units, problem = np.arange(self.problem.units), self.problem
-        usable = (choice for choice in self.samples.choices if problem.allowed[units, list(choice)].all())
-        return [choice for choice in usable if problem.usable(choice, self.samples)]
-
-    def best(self) -> Choice:
-        """Of these, or else of those of any candidates, the best one on the most samples."""
-        known = self.on_the_most(self.known() or self.problem.known(self.samples))
-        return self.problem.best({choice: self.samples.mean(choice) for choice in known})
-
-    def on_the_most(self, choices: Sequence[Choice]) -> list[Choice]:
-        """Those of them that were measured on the most samples."""
-        most = max(map(self.samples.shards_of, choices))
-        return [choice for choice in choices if self.samples.shards_of(choice) == most]
-
     def fit(self, reference: Choice) -> None:
         """Fit all finite losses.
 
@@ -268,25 +194,12 @@ class Adaptive:
                 continue
             complete = samples.shards_of(choice) >= samples.shards_of(reference)
             against = [reference] if complete else whole
-            other = min(against, key=lambda other: (self.difference(choice, other)[1], other))
-            difference, error = self.difference(choice, other)
+            other = min(against, key=lambda other: (self.samples.difference(choice, other)[1], other))
+            difference, error = self.samples.difference(choice, other)
             choices.append(choice)
-            losses.append(base + self.difference(other, reference)[0] + difference)
+            losses.append(base + self.samples.difference(other, reference)[0] + difference)
             errors.append(error)
         self.model.fit(choices, np.array(losses), np.array(errors))
-
-    def difference(self, choice: Choice, other: Choice) -> tuple[float, float]:
-        """Of the mean losses on the samples that both have, and its standard error as one of that on all samples.
-
-        The error is 0 where it is not known.
-        """
-        samples = self.samples
-        key = choice, other, samples.shards_of(choice), samples.shards_of(other)
-        if key not in self.differences:
-            values = samples.differences(choice, other)
-            left = math.sqrt(1 - len(values) / samples.total)
-            self.differences[key] = float(values.mean()), standard_error(values) * left if len(values) > 1 else 0.0
-        return self.differences[key]
 
     def proposals(self, reference: Choice, size: int, generator: np.random.Generator) -> Iterator[Choice]:
         """New configurations within the budgets, each near the reference.
@@ -374,25 +287,6 @@ class Adaptive:
             if self.problem.fits(choice):
                 yield choice
 
-    def widen(self, reference: Choice) -> None:
-        """Go on to more samples, with the best of the configurations that have been measured on the most so far."""
-        samples, seen = self.samples, self.count
-        comparable = [choice for choice in self.problem.known(samples) if samples.shards_of(choice) == seen]
-        comparable.sort(key=lambda choice: (samples.mean(choice), choice))
-        self.count, *self.later = self.later
-        self.order = [*range(seen, self.count), *range(seen)]
-        self.settled = 0
-        self.measure(next(iter(self.references)), [])
-        self.measure(reference, comparable[:KEPT])
-
-    def rotate(self) -> None:
-        """Begin elsewhere with what is measured next.
-
-        All that is the best so far did well on what it was first measured on. There, more than elsewhere, it owes this
-        to luck, and most of what is new would be behind it.
-        """
-        self.order = self.order[self.first :] + self.order[: self.first]
-
     def seen(self) -> NDArray[np.int64]:
         """[N, K] the most samples that a configuration with this candidate was measured on."""
         seen = np.zeros(self.problem.allowed.shape, dtype=np.int64)
@@ -425,7 +319,3 @@ class Adaptive:
 
 def changes(a: Choice, b: Choice) -> int:
     return sum(map(operator.ne, a, b))
-
-
-def changed(reference: Choice, unit: int, k: int) -> Choice:
-    return (*reference[:unit], k, *reference[unit + 1 :])

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ribs.select.adaptive import LEAST_STEP, Adaptive, changed, changes
+from ribs.select.adaptive import LEAST_STEP, Adaptive, changes
 from ribs.select.problem import Problem
+from ribs.select.rounds import changed
 from ribs.select.samples import Choice, Samples
 from ribs.select.surrogate import Bits
 

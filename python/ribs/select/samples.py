@@ -33,6 +33,7 @@ class Samples:
         self.at_a_time = at_a_time
         self.counted = 0
         self._measure = measure
+        self._compared: dict[tuple[Choice, Choice, int, int], tuple[float, float]] = {}
         self._known: dict[Choice, dict[int, NDArray[np.float64]]] = {}
 
     @property
@@ -78,6 +79,18 @@ class Samples:
         ours, theirs = self._known[choice], self._known[other]
         shared = sorted(ours.keys() & theirs.keys())
         return np.concatenate([ours[shard] - theirs[shard] for shard in shared]) if shared else np.zeros(0)
+
+    def difference(self, choice: Choice, other: Choice) -> tuple[float, float]:
+        """Of the mean losses on the samples that both have, and its standard error as one of that on all samples.
+
+        The error is 0 where it is not known.
+        """
+        key = choice, other, self.shards_of(choice), self.shards_of(other)
+        if key not in self._compared:
+            values = self.differences(choice, other)
+            left = math.sqrt(1 - len(values) / self.total)
+            self._compared[key] = float(values.mean()), standard_error(values) * left if len(values) > 1 else 0.0
+        return self._compared[key]
 
     def mean(self, choice: Choice) -> float:
         """The mean over the samples so far; over all of them it is L(b)."""
