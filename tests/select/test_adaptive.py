@@ -169,6 +169,17 @@ def test_stopped_at_any_time_it_returns_the_best_on_all_samples(after):
     assert network.cost(trace.best_choice) <= network.limit(3)[0]
 
 
+def test_a_race_stopped_at_any_time_returns_the_best_it_knew():
+    shards = (8,) * 16
+    for after in range(1, 100, 3):
+        network, times = Network(6, units=12, samples=shards), itertools.count()
+        options = {"shards": shards, "race": Race(), "iterations": 40}
+        trace = network.search(network.limit(3), stop=lambda limit=after, times=times: next(times) >= limit, **options)
+        # All samples have the same loss.
+        known = [trace.start_loss, *(iteration.loss for iteration in trace.iterations)]
+        assert trace.best_loss <= min(known) * (1 + 1e-12)
+
+
 def test_what_is_measured_is_agreed():
     network = Network(6)
     agreed = []

@@ -145,7 +145,7 @@ class Adaptive(Rounds):
             size = min(problem.units, max(LEAST_STEP, 2 * most if new == found else most // 2))
             waiting = 0 if new != reference else waiting + 1
             reference = new
-        return finish(problem, samples, first, done, self.stopped, self.on_the_most(problem.known(samples)))
+        return finish(problem, samples, first, done, self.stopped, self.finalists())
 
     def start(self) -> Choice:
         """The best configuration if all units were equally sensitive, of finite loss."""

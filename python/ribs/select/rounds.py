@@ -31,6 +31,7 @@ class Rounds:
         self.count, self.later = counts[0], counts[1:]  # shards that are measured now, and afterwards
         self.order = list(range(self.count))  # in which they are
         self.first = self.count  # shards that are measured before anything leaves a race
+        self.latest = set[Choice]()  # what was asked for last
         self.stopped = False
 
     def measure(self, reference: Choice, choices: Sequence[Choice]) -> None:
@@ -43,6 +44,7 @@ class Rounds:
 
         In a race one leaves that is behind the reference on the samples so far, asked whenever these have doubled.
         """
+        self.latest = {reference, *choices}
         samples, going, seen, look = self.samples, list(choices), 0, self.samples.ends[self.first - 1]
         for shard in self.order:
             cut = samples.ask_until(self.stop, reference, going, shard)
@@ -77,8 +79,9 @@ class Rounds:
         comparable.sort(key=lambda choice: (samples.mean(choice), choice))
         self.count, *self.later = self.later
         self.order = [*range(seen, self.count), *range(seen)]
-        self.measure(start, [])  # the first of what others are compared with
         self.measure(reference, comparable[:KEPT])
+        # Then the first of what others are compared with: where time is out, it is not known on more than the best.
+        self.measure(start, [])
 
     def rotate(self) -> None:
         """Begin elsewhere with what is measured next.
@@ -116,6 +119,12 @@ class Rounds:
         """Those of them that were measured on the most samples."""
         most = max(map(self.samples.shards_of, choices))
         return [choice for choice in choices if self.samples.shards_of(choice) == most]
+
+    def finalists(self) -> list[Choice]:
+        """Of what is known, that on the most samples and, where time was out, what was then being measured."""
+        known = self.problem.known(self.samples)
+        among = {*self.on_the_most(known), *(self.latest if self.stopped else ())}
+        return [choice for choice in known if choice in among]
 
 
 def changed(reference: Choice, unit: int, k: int) -> Choice:
