@@ -194,10 +194,10 @@ class Adaptive(Rounds):
                 continue
             complete = samples.shards_of(choice) >= samples.shards_of(reference)
             against = [reference] if complete else whole
-            other = min(against, key=lambda other: (self.samples.difference(choice, other)[1], other))
-            difference, error = self.samples.difference(choice, other)
+            other = min(against, key=lambda other: (samples.difference(choice, other)[1], other))
+            difference, error = samples.difference(choice, other)
             choices.append(choice)
-            losses.append(base + self.samples.difference(other, reference)[0] + difference)
+            losses.append(base + samples.difference(other, reference)[0] + difference)
             errors.append(error)
         self.model.fit(choices, np.array(losses), np.array(errors))
 

@@ -78,7 +78,7 @@ class Samples:
         """[samples that both have] by how much the losses of the first are higher."""
         ours, theirs = self._known[choice], self._known[other]
         shared = sorted(ours.keys() & theirs.keys())
-        return np.concatenate([ours[shard] - theirs[shard] for shard in shared]) if shared else np.zeros(0)
+        return np.concatenate([ours[shard] - theirs[shard] for shard in shared])
 
     def difference(self, choice: Choice, other: Choice) -> tuple[float, float]:
         """Of the mean losses on the samples that both have, and its standard error as one of that on all samples.
