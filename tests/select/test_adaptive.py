@@ -9,12 +9,9 @@ import numpy as np
 import pytest
 
 from made_up import PAIRS, Network
-from ribs.select import adaptive
-from ribs.select.adaptive import LEAST_STEP, PROPOSALS, Adaptive
+from ribs.select.adaptive import LEAST_STEP, PROPOSALS
 from ribs.select.errors import InfeasibleBudgetError
-from ribs.select.race import Race
 from ribs.select.search import repeated_ilp
-from ribs.select.surrogate import LossModel
 
 
 @pytest.mark.parametrize("dimensions", [100, 3])
@@ -169,17 +166,6 @@ def test_stopped_at_any_time_it_returns_the_best_on_all_samples(after):
     assert network.cost(trace.best_choice) <= network.limit(3)[0]
 
 
-def test_a_race_stopped_at_any_time_returns_the_best_it_knew():
-    shards = (8,) * 16
-    for after in range(1, 100, 3):
-        network, times = Network(6, units=12, samples=shards), itertools.count()
-        options = {"shards": shards, "race": Race(), "iterations": 40}
-        trace = network.search(network.limit(3), stop=lambda limit=after, times=times: next(times) >= limit, **options)
-        # All samples have the same loss.
-        known = [trace.start_loss, *(iteration.loss for iteration in trace.iterations)]
-        assert trace.best_loss <= min(known) * (1 + 1e-12)
-
-
 def test_what_is_measured_is_agreed():
     network = Network(6)
     agreed = []
@@ -190,144 +176,6 @@ def test_what_is_measured_is_agreed():
 
     trace = network.search(network.limit(3), agree=agree)
     assert {iteration.choice for iteration in trace.iterations} <= set(agreed)
-
-
-def test_a_race_needs_less_and_ends_on_all_samples():
-    shards = (8,) * 64
-    network = Network(7, units=8, samples=shards)
-    rng = np.random.default_rng(0)
-    hardness = rng.gamma(1.0, size=sum(shards))
-
-    def measure(choices, shard):
-        return [network.loss(choice) * hardness[8 * shard : 8 * shard + 8] for choice in choices]
-
-    limit = network.limit(3)
-    full = network.search(limit, iterations=12, measure=measure, shards=shards)
-    race = network.search(limit, iterations=12, measure=measure, shards=shards, race=Race())
-    assert race.evaluations < full.evaluations / 3
-    assert race.best_loss == pytest.approx(network.loss(race.best_choice) * hardness.mean())
-    assert race.best_loss <= 1.05 * full.best_loss
-
-
-class NoisyRace:
-    """A race over losses with noise of each sample: what was known when, and what was made of it."""
-
-    def __init__(self, monkeypatch, seed):
-        self.shards, self.known = (8,) * 64, {}
-        self.firsts, self.looks, self.fits = [], [], []  # (choice, shard), what was said of a choice, arguments
-        network, behind, fit = Network(seed, units=8), Adaptive.behind, LossModel.fit
-
-        def measure(choices, shard):
-            for choice in choices:
-                if choice not in self.known:
-                    self.firsts.append((choice, shard))
-                noise = np.random.default_rng([seed, shard, *choice]).normal(size=8)
-                self.known.setdefault(choice, {})[shard] = network.loss(choice) * (1.0 + noise)
-            return [self.known[choice][shard] for choice in choices]
-
-        def look(search, choice, reference):
-            differences = self.differences(choice, reference)
-            partly = len(self.known[choice]) < len(self.known[reference])
-            self.looks.append((choice, behind(search, choice, reference), differences, partly))
-            return self.looks[-1][1]
-
-        def told(model, choices, losses, errors):
-            known = {choice: dict(shards) for choice, shards in self.known.items()}
-            self.fits.append((known, choices, losses, errors))
-            fit(model, choices, losses, errors)
-
-        monkeypatch.setattr(Adaptive, "behind", look)
-        monkeypatch.setattr(LossModel, "fit", told)
-        self.trace = network.search(
-            network.limit(3), measure=measure, shards=self.shards, race=Race(), iterations=40, seed=seed
-        )
-
-    def differences(self, choice, other, known=None):
-        ours, others = ((known or self.known)[each] for each in (choice, other))
-        return np.concatenate([ours[shard] - others[shard] for shard in sorted(ours.keys() & others.keys())])
-
-
-def error_of(differences):
-    return differences.std(ddof=1) / math.sqrt(len(differences))
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_what_falls_behind_the_reference_leaves_a_race(monkeypatch, seed):
-    race = NoisyRace(monkeypatch, seed)
-    left = set()
-    for choice, behind, differences, partly in race.looks:
-        assert choice not in left
-        assert len(differences) % 32 == 0
-        assert behind == (differences.mean() > 1.5 * error_of(differences))
-        if behind and partly:
-            left.add(choice)
-    assert 0 < len(left) < len({choice for choice, *_ in race.looks})
-    assert race.trace.best_choice not in left
-
-
-def test_configurations_of_a_race_begin_on_other_samples_each_time(monkeypatch):
-    """First on those that chose none of what is there, then on the ones after these."""
-    race = NoisyRace(monkeypatch, 0)
-    begins = [shard for shard, _ in itertools.groupby(shard for _, shard in race.firsts)]
-    counts = (4, 8, 16, 32, 64)
-    stage, expected = 0, 0
-    for begin in begins:
-        if begin != expected:
-            stage += 1
-            assert begin == counts[stage - 1]  # the first that the round adds
-        expected = (begin + 4) % counts[stage]
-    assert stage == 4
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_what_left_a_race_is_compared_with_the_reference_that_tells_most_of_it(monkeypatch, seed):
-    race = NoisyRace(monkeypatch, seed)
-    references, against = [race.firsts[0][0]], set()
-    for known, choices, losses, errors in race.fits:
-        present = choices[0]
-        references.append(present)
-        total = np.mean([known[present][shard] for shard in known[present]])
-        whole = [other for other in references if known[other].keys() == known[present].keys()]
-        for choice, loss, error in zip(choices, losses, errors, strict=True):
-            if known[choice].keys() == known[present].keys():
-                differences, other = race.differences(choice, present, known), present
-            else:
-                all_differences = {other: race.differences(choice, other, known) for other in whole}
-                other = min(whole, key=lambda each: error_of(all_differences[each]))
-                differences = all_differences[other]
-                against.add(other != present)
-            offset = race.differences(other, present, known).mean()
-            assert loss == pytest.approx(total + offset + differences.mean())
-            assert error == pytest.approx(error_of(differences) * math.sqrt(1 - len(differences) / 512), abs=1e-12)
-    assert against == {False, True}
-
-
-@pytest.mark.parametrize("broken", [lambda place, shard: place == 0, lambda place, shard: place % 3 == 0])
-def test_a_race_goes_on_when_a_loss_is_not_finite_on_later_samples(broken):
-    """Of the start, or of a third of all configurations."""
-    shards, places = (8,) * 32, {}
-    network = Network(3, units=8)
-
-    def measure(choices, shard):
-        losses = [network.loss(choice) * np.linspace(0.5, 1.5, 8) for choice in choices]
-        for choice, own in zip(choices, losses, strict=True):
-            if broken(places.setdefault(choice, len(places)), shard) and shard >= 6:
-                own[3] = np.nan
-        return losses
-
-    trace = network.search(network.limit(3), measure=measure, shards=shards, race=Race(), iterations=40)
-    assert not broken(places[trace.best_choice], 6)
-    assert trace.best_loss == pytest.approx(network.loss(trace.best_choice))
-
-
-@pytest.mark.parametrize(("seed", "units", "last"), [(7, 8, 4), (2, 20, 10)])
-def test_a_race_ends_where_nothing_better_is_found_for_a_while(monkeypatch, seed, units, last):
-    monkeypatch.setattr(adaptive, "ENOUGH", -1.0)  # so that it never ends for what the model expects
-    shards = (8,) * 8
-    network = Network(seed, units=units, samples=shards)
-    race = network.search(network.limit(3), iterations=40, shards=shards, race=Race())
-    # All samples have the same loss: on more of them nothing else is better than what was found on few.
-    assert [iteration.samples.max() for iteration in race.iterations[-last - 1 :]] == [32, *[64] * last]
 
 
 def test_the_estimates_of_an_iteration_are_about_the_reference():
