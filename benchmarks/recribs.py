@@ -26,7 +26,7 @@ from ribs.recon.captures import CAPTURES
 from ribs.recon.optimise import Optimisation
 from ribs.select.loss import kl_divergence
 from ribs.select.reconstructed import Reconstructed
-from ribs.select.samples import standard_error
+from ribs.select.sampling import standard_error
 from ribs.select.table import text_table
 
 

@@ -1,11 +1,12 @@
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import ribs
-from ribs.quant.inputs import as_inputs, collect
+from ribs.quant.inputs import Gathered, Inputs, alike, as_inputs, collect
 
 X = torch.randn(6, 3)
 
@@ -123,3 +124,32 @@ def test_inputs_of_other_types(dtype):
     if dtype.is_floating_point:
         with pytest.raises(ValueError, match=rf"fc: multiplies .*{dtype}.*: only torch.float32 can be quantized"):
             ribs.quantize(Pixels(False).eval(), [data], 8, progress=False)
+
+
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_samples_of_several_batches_put_together_anew(size):
+    """By position and by name, against the whole set at once."""
+    parts = [torch.randn(n, 2, 3) for n in (3, 1, 5)]
+    masks = [torch.randint(0, 9, (n,)) for n in (3, 1, 5)]
+    batches = [Inputs((x,), {"mask": mask}) for x, mask in zip(parts, masks, strict=True)]
+    order = np.random.default_rng(0).permutation(9)
+    gathered = Gathered(batches, order, size)
+    assert [batch.samples for batch in gathered] == [min(size, 9 - first) for first in range(0, 9, size)]
+    assert torch.equal(torch.cat([batch.args[0] for batch in gathered]), torch.cat(parts)[order])
+    assert torch.equal(torch.cat([batch.kwargs["mask"] for batch in gathered]), torch.cat(masks)[order])
+    assert len(gathered[1:]) == len(gathered) - 1
+    with pytest.raises(IndexError):
+        gathered[len(gathered)]
+
+
+def test_which_batches_can_be_mixed():
+    def batch(*shape, dtype=torch.float32, **named):
+        return Inputs((torch.zeros(shape, dtype=dtype),), named)
+
+    first = batch(4, 3, 8)
+    assert alike([first]) and alike([first, batch(1, 3, 8)])
+    assert not alike([first, batch(4, 3, 9)])
+    assert not alike([first, batch(4, 3, 8, dtype=torch.float64)])
+    assert not alike([first, batch(4, 3, 8, mask=torch.zeros(4))])
+    assert not alike([Inputs((), {"a": torch.zeros(2)}), Inputs((), {"b": torch.zeros(2)})])
+    assert not alike([Inputs(((torch.zeros(2), torch.zeros(2)),), {}), Inputs((torch.zeros(2), torch.zeros(2)), {})])

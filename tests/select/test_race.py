@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ribs.select.race import Race, outlook
+from ribs.select.sampling import Sampling
 from ribs.select.search import repeated_ilp
 
 SHARD, SHARDS = 8, 16
@@ -147,7 +148,9 @@ def test_no_optimal_candidate_is_out_where_nothing_is_uncertain(budgets):
             continue
         optimal = [choice for choice, value in sums.items() if value == min(sums.values())]
         paired = np.repeat(values[None], 4, axis=0)
-        chances, regret = outlook(paired, np.array(optimal[0]), costs.astype(float), limits.astype(float), 0.1)
+        chances, regret = outlook(
+            paired, np.array(optimal[0]), costs.astype(float), limits.astype(float), Sampling([1.0] * 40)
+        )
         assert all(chances[unit, k] == 1.0 for choice in optimal for unit, k in enumerate(choice))
         assert chances.mean() < 1.0
         assert regret == pytest.approx(0.0, abs=1e-9)
@@ -156,12 +159,12 @@ def test_no_optimal_candidate_is_out_where_nothing_is_uncertain(budgets):
 def test_expected_regret_against_enumeration():
     """Of two candidates a known mean apart, each with the error of its mean: E max(0, X), X normal."""
     rng = np.random.default_rng(0)
-    seen, share, gap = 400, 0.25, 0.03
+    seen, every, gap = 400, 1600, 0.03
     noise = rng.normal(size=seen)
     paired = np.zeros((seen, 1, 2))
     paired[:, 0, 1] = gap + (noise - noise.mean()) / noise.std(ddof=1)
-    chances, regret = outlook(paired, np.array([0]), np.zeros((1, 2, 1)), np.zeros(1), share)
-    error = math.sqrt((1 - share) / seen)
+    chances, regret = outlook(paired, np.array([0]), np.zeros((1, 2, 1)), np.zeros(1), Sampling([1.0] * every))
+    error = math.sqrt((1 - seen / every) / seen)
     z = gap / error
     above = 0.5 * math.erfc(z / math.sqrt(2))
     assert chances[0, 1] == pytest.approx(above, abs=0.1)

@@ -12,6 +12,7 @@ from made_up import Network
 from ribs.select import adaptive
 from ribs.select.adaptive import Adaptive
 from ribs.select.race import Race
+from ribs.select.sampling import Sampling
 from ribs.select.surrogate import LossModel
 
 
@@ -46,7 +47,7 @@ def test_a_race_needs_less_and_ends_on_all_samples():
 class NoisyRace:
     """A race over losses with noise of each sample: what was known when, and what was made of it."""
 
-    def __init__(self, monkeypatch, seed):
+    def __init__(self, monkeypatch, seed, sizes=None):
         self.shards, self.known = (8,) * 64, {}
         self.firsts, self.looks, self.fits = [], [], []  # (choice, shard), what was said of a choice, arguments
         network, behind, fit = Network(seed, units=8), Adaptive.behind, LossModel.fit
@@ -73,7 +74,7 @@ class NoisyRace:
         monkeypatch.setattr(Adaptive, "behind", look)
         monkeypatch.setattr(LossModel, "fit", told)
         self.trace = network.search(
-            network.limit(3), measure=measure, shards=self.shards, race=Race(), iterations=40, seed=seed
+            network.limit(3), measure=measure, shards=self.shards, race=Race(), iterations=40, seed=seed, sizes=sizes
         )
 
     def differences(self, choice, other, known=None):
@@ -91,26 +92,35 @@ def test_what_falls_behind_the_reference_leaves_a_race(monkeypatch, seed):
     left = set()
     for choice, behind, differences, partly in race.looks:
         assert choice not in left
-        assert len(differences) % 32 == 0
-        assert behind == (differences.mean() > 1.5 * error_of(differences))
+        assert len(differences) in (32, 64, 128, 256, 512)
+        assert behind == (differences.mean() > 1.5 * error_of(differences) * math.sqrt(1 - len(differences) / 512))
         if behind and partly:
             left.add(choice)
     assert 0 < len(left) < len({choice for choice, *_ in race.looks})
     assert race.trace.best_choice not in left
 
 
-def test_configurations_of_a_race_begin_on_other_samples_each_time(monkeypatch):
-    """First on those that chose none of what is there, then on the ones after these."""
+def test_configurations_are_measured_from_the_first_sample_on(monkeypatch):
     race = NoisyRace(monkeypatch, 0)
-    begins = [shard for shard, _ in itertools.groupby(shard for _, shard in race.firsts)]
-    counts = (4, 8, 16, 32, 64)
-    stage, expected = 0, 0
-    for begin in begins:
-        if begin != expected:
-            stage += 1
-            assert begin == counts[stage - 1]  # the first that the round adds
-        expected = (begin + 4) % counts[stage]
-    assert stage == 4
+    assert {shard for _, shard in race.firsts} == {0}
+    assert all(sorted(shards) == list(range(len(shards))) for shards in race.known.values())
+    assert {len(shards) for shards in race.known.values()} <= {4, 8, 16, 32, 64}
+
+
+def test_samples_of_other_sizes_weigh_in_what_is_behind_and_what_is_fitted(monkeypatch):
+    """A race over samples of which some matter more, each compared with what `Sampling` tells of all."""
+    sizes = np.random.default_rng(0).lognormal(size=512)
+    sampling, race = Sampling(sizes), NoisyRace(monkeypatch, 0, sizes=sizes)
+    for _, behind, differences, _ in race.looks:
+        assert behind == (sampling.mean(differences) > 1.5 * sampling.error_left(differences))
+    for known, choices, losses, errors in race.fits:
+        present, *others = choices
+        assert losses[0] == pytest.approx(sampling.mean(np.concatenate(list(known[present].values()))))
+        for choice, error in zip(others, errors[1:], strict=True):
+            if len(known[choice]) < len(known[present]):
+                # No reference tells less of it than the present one.
+                assert error <= sampling.error_left(race.differences(choice, present, known)) * (1 + 1e-9)
+    assert race.trace.best_loss == np.mean(list(race.known[race.trace.best_choice].values()))
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -145,20 +155,27 @@ def test_a_race_goes_on_when_a_loss_is_not_finite_on_later_samples(broken):
     def measure(choices, shard):
         losses = [network.loss(choice) * np.linspace(0.5, 1.5, 8) for choice in choices]
         for choice, own in zip(choices, losses, strict=True):
-            if broken(places.setdefault(choice, len(places)), shard) and shard >= 6:
+            if broken(places.setdefault(choice, len(places)), shard) and shard >= 20:
                 own[3] = np.nan
         return losses
 
     trace = network.search(network.limit(3), measure=measure, shards=shards, race=Race(), iterations=40)
-    assert not broken(places[trace.best_choice], 6)
+    assert not broken(places[trace.best_choice], 20)
     assert trace.best_loss == pytest.approx(network.loss(trace.best_choice))
 
 
-@pytest.mark.parametrize(("seed", "units", "last"), [(7, 8, 4), (2, 20, 10)])
+@pytest.mark.parametrize(("seed", "units", "last"), [(7, 8, 8), (1, 12, 8), (2, 40, 20)])
 def test_a_race_ends_where_nothing_better_is_found_for_a_while(monkeypatch, seed, units, last):
     monkeypatch.setattr(adaptive, "ENOUGH", -1.0)  # so that it never ends for what the model expects
-    shards = (8,) * 8
+    shards = (8,) * 32
     network = Network(seed, units=units, samples=shards)
-    race = network.search(network.limit(3), iterations=40, shards=shards, race=Race())
-    # All samples have the same loss: on more of them nothing else is better than what was found on few.
-    assert [iteration.samples.max() for iteration in race.iterations[-last - 1 :]] == [32, *[64] * last]
+    race = network.search(network.limit(3), iterations=400, shards=shards, race=Race())
+    # All samples have the same loss, and a configuration is the same on all of them.
+    losses, samples = ([getattr(each, name) for each in race.iterations] for name in ("loss", "samples"))
+    best = [min(losses[:end]) for end in range(1, len(losses) + 1)]
+    on_all = [each.max() == 256 for each in samples]
+    first = on_all.index(True)
+    improved = [i for i in range(1, len(best)) if best[i] < best[i - 1]]
+    assert len(losses) - 1 - max([first - 1, *improved]) == last
+    # On the first 128 it went on twice as long, at each of two starts.
+    assert first - 1 - max(i for i in improved if i < first) >= 16

@@ -33,7 +33,7 @@ from ribs.quant.inputs import collect
 from ribs.quant.network import calibrate, prepare
 from ribs.select.loss import kl_divergence
 from ribs.select.reconstructed import Reconstructed
-from ribs.select.samples import standard_error
+from ribs.select.sampling import standard_error
 
 EPOCHS = 90  # of training: LSQ's, as the paper gives none
 STORE_MIB = 8192  # with the samples of the paper the first convolution of ResNet-18 takes 4.2 GiB, the most of all

@@ -21,7 +21,7 @@ from ribs.quant.layers import QuantizedLayer, QuantizedMatmul
 from ribs.select.evaluate import losses_on
 from ribs.select.loss import TaskLoss, check_loss, kl_divergence
 from ribs.select.result import Result
-from ribs.select.samples import standard_error
+from ribs.select.sampling import standard_error
 
 
 @torch.no_grad()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ribs.quant.tree import leaves, map_leaves, tensors
@@ -62,6 +64,38 @@ class Inputs:
             lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, (self.args, dict(self.kwargs))
         )
         return Inputs(args, kwargs)
+
+
+def alike(batches: Sequence[Inputs]) -> bool:
+    """Whether the samples of all batches have the same arguments, shapes and types, so that any can make a batch."""
+    kinds = {str(batch._map(lambda tensor: (tensor.shape[1:], tensor.dtype))) for batch in batches}
+    return len(kinds) == 1
+
+
+class Gathered(Sequence[Inputs]):
+    """Batches of samples taken from other batches; each is put together when it is asked for.
+
+    batches: `alike`.  order: samples, counted through all batches.  size: of each new batch; the last may have fewer.
+    """
+
+    def __init__(self, batches: Sequence[Inputs], order: NDArray[np.int64], size: int) -> None:
+        self._batches = batches
+        self._places = [(batch, row) for batch, inputs in enumerate(batches) for row in range(inputs.samples)]
+        self._pieces = [order[first : first + size].tolist() for first in range(0, len(order), size)]
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    @overload
+    def __getitem__(self, index: int) -> Inputs: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Inputs]: ...
+    def __getitem__(self, index: int | slice) -> Inputs | Sequence[Inputs]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        places = [self._places[sample] for sample in self._pieces[index]]
+        rows = [self._batches[batch]._map(lambda tensor, row=row: tensor[row : row + 1]) for batch, row in places]
+        return Inputs(*map_leaves(lambda *each: torch.cat(each), *((row.args, dict(row.kwargs)) for row in rows)))
 
 
 def as_inputs(model: nn.Module, batch: Any) -> Inputs:

@@ -21,9 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ribs.select.ilp import Costs, solve
 from ribs.select.problem import Problem
-from ribs.select.race import Race
+from ribs.select.race import Race, shards_with
 from ribs.select.reach import Order, neighbours, within_reach
-from ribs.select.rounds import Rounds, changed
+from ribs.select.rounds import AROUND, Rounds, changed
 from ribs.select.samples import Choice, Measure, Samples
 from ribs.select.search import Iteration, Trace, finish
 from ribs.select.surrogate import Array, Bits, LossModel
@@ -32,9 +32,11 @@ PROPOSALS = 4  # measured in one iteration
 IN_A_RACE = 2  # of these: where most leave early, it is better to fit what was measured more often
 DRAWS = 8  # at most, for as many proposals: where these give nothing new, more hardly do, and a program takes time
 LEAST_STEP = 4  # what M does not fall below, so that it can grow again
-PATIENCE = 3  # iterations without a better configuration, after which a race goes on to more samples
-LAST = 2  # units for each such iteration on all samples, after which it ends
-ENOUGH = 1e-4  # standard errors of the loss; as many iterations in a row that promise no more end the search
+PATIENCE = 16  # iterations without a better configuration, after which a race goes on to more samples; there fewer
+UNLIKE = 4  # at least one unit of so many differs in configurations that are unlike
+LAST = 2  # on all samples, units for each such iteration where these are more, after which it ends
+ENOUGH = 1e-4  # standard errors of the loss
+SETTLED = 3  # iterations in a row that promise no more than these end the search, or in a race go on to more samples
 LISTED = 20_000  # configurations, up to which all are looked through
 MOVES = 1000  # of single units, those of least expected loss, that are combined in pairs
 
@@ -53,6 +55,7 @@ def adaptive_search(
     seed: int = 0,
     stop: Callable[[], bool] = lambda: False,
     at_a_time: int | None = None,
+    sizes: ArrayLike | None = None,
     agree: Callable[[list[Choice]], list[Choice]] = lambda choices: choices,
     on_iteration: Callable[[Iteration], None] = lambda iteration: None,
 ) -> Trace:
@@ -67,12 +70,12 @@ def adaptive_search(
         add up to less than a ten thousandth of the standard error of the loss.
     update_size: M, the most units that the first program may change; all by default.
     race: measure on few samples first, and on twice as many whenever nothing better has been found for a while; only
-        the best are then measured again. On all samples it ends instead. An iteration measures two configurations, of
-        half as many changes every other time, and one that falls behind the best so far leaves. By default all are
-        measured on all.
+        the best are then measured again. On all samples it ends instead. On the first it goes down twice, the second
+        time from a configuration unlike what it found. An iteration measures two configurations, of half as many
+        changes every other time, and one that falls behind the best so far leaves. By default all are measured on all.
     seed: of the draws.
     stop: asked between shards. Once it is true what was measured so far decides.
-    at_a_time: as for `repeated_ilp`.
+    at_a_time, sizes: as for `repeated_ilp`.
     agree: called with what is to be measured next; returns the same in all processes.
     on_iteration: told of every iteration after it is done.
 
@@ -82,7 +85,8 @@ def adaptive_search(
         estimates of the change from the best configuration so far, and `choice` is the best of those measured.
     Raises: as `repeated_ilp`.
     """
-    search = Adaptive(bits, Problem(costs, limits, allowed), Samples(measure, shards, at_a_time), race, stop, agree)
+    samples = Samples(measure, shards, at_a_time, sizes)
+    search = Adaptive(bits, Problem(costs, limits, allowed), samples, race, stop, agree)
     return search.run(iterations, update_size, np.random.default_rng(seed), on_iteration)
 
 
@@ -108,6 +112,7 @@ class Adaptive(Rounds):
         self.settled = 0  # iterations in a row of whose proposals little was expected
         self.gaps: list[float] = []  # of the programs of the present iteration
         self.turns = 0  # iterations so far, those that found nothing new with them
+        self.done: list[Iteration] = []
 
     def run(
         self,
@@ -116,36 +121,64 @@ class Adaptive(Rounds):
         generator: np.random.Generator,
         on_iteration: Callable[[Iteration], None],
     ) -> Trace:
-        samples, problem = self.samples, self.problem
+        self.most, self.generator, self.on_iteration = iterations, generator, on_iteration
         first = self.start()
         self.references[first] = None
-        self.measure(first, [changed(first, unit, k) for unit, k in self.neighbours(first)])
-        done, size, waiting = list[Iteration](), update_size or problem.units, 0
-        reference = self.best()
-        while len(done) < iterations and not self.stopped:
+        size = self.descend(first, update_size or self.problem.units)
+        if self.later:
+            self.start_again()
+        while self.later and self.goes_on:
+            self.widen(first, self.best())
+            size = self.descend(None, size)
+        return finish(self.problem, self.samples, first, self.done, self.stopped, self.finalists())
+
+    @property
+    def goes_on(self) -> bool:
+        return len(self.done) < self.most and not self.stopped
+
+    def descend(self, start: Choice | None, size: int) -> int:
+        """Move to better configurations on the samples that are measured now, until none has been found for a while.
+
+        start: what to measure the neighbours of first.  size: M.
+        Returns: M in the end.
+        """
+        if start is not None:
+            around = [changed(start, unit, k) for unit, k in self.neighbours(start)]
+            few = shards_with(AROUND, self.samples.ends) if self.racing else None
+            self.measure(start, around, few)
+            self.note(around)
+            if few and not self.stopped:
+                self.measure(start, [])  # what follows is compared with it on more
+        reference, waiting, self.settled = self.best(), 0, 0
+        while self.goes_on and not (self.racing and waiting >= self.patience):
             self.fit(reference)
             self.gaps.clear()
-            proposals = self.agree(self.unless_settled(list(self.proposals(reference, size, generator)), reference))
-            if not proposals or (self.racing and waiting >= self.patience):
-                if not self.later:
-                    break
-                self.widen(first, reference)
-                self.settled = 0
-                reference, waiting = self.best(), 0
-                continue
+            proposals = self.agree(self.unless_settled(list(self.proposals(reference, size)), reference))
+            if not proposals:
+                break
             self.measure(reference, proposals)
-            self.rotate()
-            measured = [choice for choice in proposals if samples.shards_of(choice)]  # others there was no time for
-            stayed = max(map(samples.shards_of, measured))
-            stayers = [choice for choice in measured if samples.shards_of(choice) == stayed]
-            found = min(stayers, key=lambda choice: (self.estimate(choice, reference), choice))
-            done.append(self.iteration(reference, found))
-            on_iteration(done[-1])
+            self.note(proposals)
+            measured = [choice for choice in proposals if self.samples.shards_of(choice)]  # others: there was no time
+            found = min(self.on_the_most(measured), key=lambda choice: (self.estimate(choice, reference), choice))
+            self.done.append(self.iteration(reference, found))
+            self.on_iteration(self.done[-1])
             new, most = self.best(), changes(reference, found)
-            size = min(problem.units, max(LEAST_STEP, 2 * most if new == found else most // 2))
+            size = min(self.problem.units, max(LEAST_STEP, 2 * most if new == found else most // 2))
             waiting = 0 if new != reference else waiting + 1
             reference = new
-        return finish(problem, samples, first, done, self.stopped, self.finalists())
+        return size
+
+    def start_again(self) -> None:
+        """Descend once more, from the best of the configurations so far that are unlike the best.
+
+        From a start a search goes down into one valley. Now and then that is a poor one, and no few changes lead out.
+        """
+        best = self.best()
+        unlike = [choice for choice in self.known() if UNLIKE * changes(choice, best) >= self.problem.units]
+        if unlike and self.goes_on:
+            start = min(unlike, key=lambda choice: (self.estimate(choice, best), choice))
+            with self.apart({start}):
+                self.descend(start, self.problem.units)
 
     def start(self) -> Choice:
         """The best configuration if all units were equally sensitive, of finite loss."""
@@ -171,7 +204,8 @@ class Adaptive(Rounds):
     @property
     def patience(self) -> int:
         """Iterations without a better configuration, after which a race goes on to more samples, or ends."""
-        return PATIENCE if self.later else max(PATIENCE, self.problem.units // LAST)
+        as_many_samples = max(1, PATIENCE * self.first // self.count)
+        return as_many_samples if self.later else max(as_many_samples, self.problem.units // LAST)
 
     def neighbours(self, reference: Choice) -> Iterator[tuple[int, int]]:
         """(unit, candidate) next to the reference's."""
@@ -201,7 +235,7 @@ class Adaptive(Rounds):
             errors.append(error)
         self.model.fit(choices, np.array(losses), np.array(errors))
 
-    def proposals(self, reference: Choice, size: int, generator: np.random.Generator) -> Iterator[Choice]:
+    def proposals(self, reference: Choice, size: int) -> Iterator[Choice]:
         """New configurations within the budgets, each near the reference.
 
         First a solution for each of several effects: the expected ones, and draws. Where these are known already, what
@@ -212,7 +246,7 @@ class Adaptive(Rounds):
         if self.racing:
             sizes = (sizes[self.turns % 2],)
         self.turns += 1
-        new = self.candidates(reference, sizes, generator, DRAWS, reach)
+        new = self.candidates(reference, sizes, self.generator, DRAWS, reach)
         seen = set(self.samples.choices)
         for _ in range(IN_A_RACE if self.racing else PROPOSALS):
             choice = next((choice for choice in new if choice not in seen), None)
@@ -226,7 +260,7 @@ class Adaptive(Rounds):
         if proposals:
             expected = self.model.improvements(proposals, reference, self.loss(reference)).sum()
             self.settled = self.settled + 1 if expected <= ENOUGH * self.samples.standard_error(reference) else 0
-        return [] if self.settled >= PATIENCE else proposals
+        return [] if self.settled >= SETTLED else proposals
 
     def candidates(
         self,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ribs.quant.network import Bits
 from ribs.select.adaptive import IN_A_RACE, PROPOSALS, adaptive_search
@@ -76,6 +77,7 @@ class Algorithm:
         seed: int = 0,
         stop: Callable[[], bool] = lambda: False,
         at_a_time: int | None = None,
+        sizes: ArrayLike | None = None,
         agree: Callable[[list[Choice]], list[Choice]] = lambda choices: choices,
         on_iteration: Callable[[Iteration], None] = lambda iteration: None,
     ) -> Trace:
@@ -94,6 +96,7 @@ class Algorithm:
                 seed=seed,
                 stop=stop,
                 at_a_time=at_a_time,
+                sizes=sizes,
                 on_iteration=on_iteration,
             )
         return adaptive_search(
@@ -109,6 +112,7 @@ class Algorithm:
             seed=seed,
             stop=stop,
             at_a_time=at_a_time,
+            sizes=sizes,
             agree=agree,
             on_iteration=on_iteration,
         )

@@ -29,7 +29,8 @@ from ribs.select.plan import bit_widths
 from ribs.select.result import Spending
 from ribs.select.rivals.registry import RIVALS, Rival
 from ribs.select.rivals.setting import Setting
-from ribs.select.samples import Choice, standard_error
+from ribs.select.samples import Choice
+from ribs.select.sampling import standard_error
 from ribs.select.sensitivity import Sensitivity
 from ribs.select.setup import set_up
 from ribs.select.table import text_table

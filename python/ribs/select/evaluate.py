@@ -17,7 +17,7 @@ from ribs.quant.inputs import Inputs, read
 from ribs.quant.skip import check_training
 from ribs.select.loss import TaskLoss, check_loss, kl_divergence, measure
 from ribs.select.result import Result
-from ribs.select.samples import standard_error
+from ribs.select.sampling import standard_error
 
 
 @dataclass(frozen=True)

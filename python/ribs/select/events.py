@@ -101,7 +101,7 @@ class Events:
             return measurement.measure
 
         def measure(choices: Sequence[Choice], shard: int) -> Losses:
-            new = {choice for choice in choices if (choice, shard) not in measurement.known}
+            new = {choice for choice in choices if not measurement.knows(choice, shard)}
             losses = measurement.measure(choices, shard)
             self._probes({choice: row for choice, row in zip(choices, losses, strict=True) if choice in new}, shard)
             return losses

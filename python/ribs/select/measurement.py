@@ -20,7 +20,7 @@ from ribs.select.ranks import Ranks
 from ribs.select.samples import Choice
 
 Losses = NDArray[np.float64]
-Key = tuple[Choice, int]  # a configuration, and the number of a shard
+Key = tuple[Choice, int]  # a configuration, and the number of a shard among all that there were
 MIB = 2**20
 
 
@@ -60,6 +60,7 @@ class Measurement(ABC):
         self.forward_equivalents = 0.0
         self._network = network
         self._shards = shards
+        self._before = 0  # shards that the samples were in before these
         self._candidates = candidates
         self._loss = loss
         self._ranks = ranks or Ranks(alone=True)
@@ -96,7 +97,7 @@ class Measurement(ABC):
         """
         self._begin(choices[0])
         ahead = self._count(choices, shard)
-        unknown = [choice for choice in dict.fromkeys(choices) if (choice, shard) not in self.known]
+        unknown = [choice for choice in dict.fromkeys(choices) if not self.knows(choice, shard)]
         jobs = list(self._jobs(choices[0], unknown))
         if jobs:
             work = [sum(self._share(choices[0], choice) for choice in job) for job in jobs]
@@ -108,9 +109,13 @@ class Measurement(ABC):
                 ahead -= done
                 self._progress(done)
             for job, rows in zip(jobs, self._ranks.gather(measured, mine, len(jobs)), strict=True):
-                self.known.update(((choice, shard), row) for choice, row in zip(job, rows, strict=True))
+                self.known.update((self._key(choice, shard), row) for choice, row in zip(job, rows, strict=True))
         self._progress(ahead)
-        return np.stack([self.known[choice, shard] for choice in choices])
+        return np.stack([self.known[self._key(choice, shard)] for choice in choices])
+
+    def knows(self, choice: Choice, shard: int) -> bool:
+        """Whether the losses of a configuration on a shard need not be measured again."""
+        return self._key(choice, shard) in self.known
 
     def evaluate(self, choice: Choice) -> Losses:
         """[samples] task losses of one configuration on the whole calibration set."""
@@ -148,6 +153,9 @@ class Measurement(ABC):
     @abstractmethod
     def _count(self, choices: Sequence[Choice], shard: int) -> float:
         """Add up the work as if nothing was known, which does not depend on interruptions or processes."""
+
+    def _key(self, choice: Choice, shard: int) -> Key:
+        return choice, self._before + shard
 
     def _configuration(self, choice: Choice) -> dict[str, Bits]:
         units = zip(self._network.units, self._candidates, choice, strict=True)

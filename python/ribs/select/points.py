@@ -20,7 +20,7 @@ from ribs.select.cost import Configuration, CostTable
 from ribs.select.files import write_file
 from ribs.select.loss import TaskLoss
 from ribs.select.result import Result, SearchCost, Spending
-from ribs.select.samples import standard_error
+from ribs.select.sampling import standard_error
 from ribs.select.sensitivity import Sensitivity
 from ribs.select.table import text_table
 

@@ -19,12 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ribs.select.ilp import Solution, solve
-from ribs.select.samples import Choice, Samples, standard_error
+from ribs.select.samples import Choice, Samples
+from ribs.select.sampling import Sampling
 
 DRAWS = 200
 HALVINGS = 50  # from a price that is a million times too high down to a billionth of the losses
 Z = 2.0  # standard errors beyond which one configuration is told from another
 PASSES = 2  # of all samples, that a round of a contest may cost
+
+
+def shards_with(samples: int, ends: Sequence[int]) -> int:
+    """How many shards it takes for so many samples, or all.  ends: the samples up to each shard's end."""
+    return next((n for n, end in enumerate(ends, 1) if end >= samples), len(ends))
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,12 @@ class Race:
     tolerance: float = 0.1
     first: int = 16
 
-    def rounds(self, ends: Sequence[int], times: int = 1) -> list[int]:
+    def rounds(self, ends: Sequence[int], least: int = 0) -> list[int]:
         """Numbers of shards after which to decide, doubling, up to all.
 
-        ends: the samples up to each shard's end.  times: as many samples as `first`, before the first decision.
+        ends: the samples up to each shard's end.  least: samples before the first decision, where more than `first`.
         """
-        count = next((n for n, end in enumerate(ends, 1) if end >= times * self.first), len(ends))
+        count = shards_with(max(self.first, least), ends)
         counts = []
         while count < len(ends):
             counts.append(count)
@@ -153,11 +159,11 @@ def profile(samples: Samples, program: Program, race: Race | None, least: int, s
         rows = np.flatnonzero(standing.sum(axis=1) > 1)
         if race is None or ended or done == len(samples.shards) or not rows.size:
             break
-        chances, regret = _outlook(samples, program, standing, rows, solution.choice, samples.ends[done - 1])
-        losses, base = (samples.of(b)[: samples.ends[done - 1]] for b in (choice, reference))
-        noise = standard_error(losses) * math.sqrt(len(losses) / samples.total)
+        chances, regret = _outlook(samples, program, standing, rows, solution.choice, done)
+        losses = samples.of(choice, done)
+        noise = samples.sampling.standard_error(losses) * math.sqrt(len(losses) / samples.total)
         # What the program leaves out, that losses do not just add up, more samples would not mend.
-        misfit = abs(float(losses.mean() - base.mean()) - solution.objective)
+        misfit = abs(samples.mean(choice, done) - samples.mean(reference, done) - solution.objective)
         if samples.ends[done - 1] >= least and regret <= max(race.tolerance * noise, misfit):
             break
         standing[rows] &= chances >= race.risk
@@ -217,8 +223,9 @@ def contest(samples: Samples, choices: list[Choice], upto: int) -> list[Choice]:
             # It may have been the one that others dropped out against.
             return contest(samples, [choice for choice in choices if math.isfinite(samples.mean(choice))], upto)
         seen = samples.ends[count - 1]
-        pool = sorted(pool, key=lambda choice: samples.of(choice)[:seen].mean())
-        pool = [choice for choice in pool if not samples.worse(choice, pool[0], Z)]
+        pool = sorted(pool, key=lambda choice: samples.mean(choice, count))
+        if count < len(samples.shards):  # on all samples nothing is left to chance, and all are compared
+            pool = [choice for choice in pool if not samples.worse(choice, pool[0], Z)]
         pool = pool[: max(1, PASSES * samples.total // seen)]
         if seen >= upto:
             return pool
@@ -229,19 +236,15 @@ def contest(samples: Samples, choices: list[Choice], upto: int) -> list[Choice]:
 def _summary(
     samples: Samples, program: Program, seen: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """[S, K] deltas and their standard errors, each over the first samples, as many as the candidate saw."""
+    """[S, K] deltas and their standard errors, each from the first samples, as many as the candidate saw."""
     deltas, errors = np.full((2, *seen.shape), np.nan)
-    base = samples.of(program.reference)
     for (row, k), count in np.ndenumerate(seen):
         if count:
-            losses = samples.of(program.probe(row, k))[:count]
-            deltas[row, k] = losses.mean() - base[:count].mean()
-            errors[row, k] = standard_error(losses - base[:count])
+            shards = samples.ends.index(count) + 1
+            probe, reference = program.probe(row, k), program.reference
+            deltas[row, k] = samples.mean(probe, shards) - samples.mean(reference, shards)
+            errors[row, k] = samples.sampling.standard_error(samples.differences(probe, reference, shards))
     return deltas, errors
-
-
-def _paired(samples: Samples, program: Program, row: int, k: int, count: int) -> NDArray[np.float64]:
-    return samples.of(program.probe(row, k))[:count] - samples.of(program.reference)[:count]
 
 
 def _outlook(
@@ -250,18 +253,19 @@ def _outlook(
     standing: NDArray[np.bool_],
     rows: NDArray[np.int64],
     choice: Sequence[int],
-    count: int,
+    shards: int,
 ) -> tuple[NDArray[np.float64], float]:
     """The outlook of the rows still open; the others only take their share of the budgets."""
+    count = samples.ends[shards - 1]
     paired = np.full((count, *standing[rows].shape), np.nan)
     for index, row in enumerate(rows.tolist()):
         for k in np.flatnonzero(standing[row]).tolist():
-            paired[:, index, k] = _paired(samples, program, row, k, count)
+            paired[:, index, k] = samples.differences(program.probe(row, k), program.reference, shards)
     costs = np.array(program.costs, dtype=np.float64)
     chosen = np.array(choice)
     decided = np.setdiff1d(np.arange(len(chosen)), rows)
     room = np.array(program.left, dtype=np.float64) - costs[decided, chosen[decided]].sum(axis=0)
-    return outlook(paired, chosen[rows], costs[rows], room, count / samples.total)
+    return outlook(paired, chosen[rows], costs[rows], room, samples.sampling)
 
 
 def outlook(
@@ -269,14 +273,14 @@ def outlook(
     choice: NDArray[np.int64],
     costs: NDArray[np.float64],
     room: NDArray[np.float64],
-    share: float,
+    sampling: Sampling,
 ) -> tuple[NDArray[np.float64], float]:
     """What the error of the means may do to a solution.
 
     paired: [m, U, K] delta losses of each sample so far, NaN for candidates that are out.
     choice: [U] the solution for their means.
     costs: [U, K, C]; room: [C] the budgets.
-    share: of all samples that m are.
+    sampling: which of all samples the m are.
 
     Returns: [U, K] the share of the draws in which a candidate may be in the solution, 1 for those of `choice`;
         how much worse `choice` is than the best configuration, on average over the draws.
@@ -286,11 +290,13 @@ def outlook(
         return np.ones(paired.shape[1:]), math.inf
     inside = ~np.isnan(paired[0])
     weights = np.random.default_rng(0).dirichlet(np.ones(seen), DRAWS)
-    mean = paired.mean(axis=0)
-    # The draws' variance is s^2 / (seen + 1) with s^2 over `seen`; that of a mean of some of `total` samples
-    # around the mean of all is less by the share that was seen.
-    spread = math.sqrt((1 - share) * (seen + 1) / (seen - 1))
-    drawn = mean + spread * np.tensordot(weights, paired - mean, axes=1)
+    # A mean is a sum of parts, of which those are uncertain that need not be among these samples. A draw's variance is
+    # that of `Sampling.error_left`: with weights of variance (m - 1) / (m^2 (m + 1)), for m parts.
+    chances = sampling.chances(seen)[:, None, None]
+    parts, left = paired / (sampling.total * chances), 1 - chances
+    mean, middle = parts.sum(axis=0), (left * parts).sum(axis=0) / left.sum()
+    spread = seen * np.sqrt(left * (seen + 1) / (seen - 1))
+    drawn = mean + np.tensordot(weights - 1 / seen, spread * (parts - middle), axes=1)
     values = np.where(inside, np.concatenate([mean[None], drawn]), np.inf)
     scale = np.maximum(np.abs(costs).max(axis=(0, 1)), 1.0)
     costs, room = costs / scale, room / scale
@@ -305,11 +311,11 @@ def outlook(
     best = np.where(fits, np.minimum(own, present), present)
     slack = 1e-9 * np.abs(np.where(inside, values, 0.0)).sum(axis=(1, 2))
     gap = best - bound + slack
-    chances = (paid - floors[..., None] <= gap[:, None, None]).mean(axis=0)
-    chances[rows, choice] = 1.0
+    solved = (paid - floors[..., None] <= gap[:, None, None]).mean(axis=0)
+    solved[rows, choice] = 1.0
     # The solution for the means is the best for them, so that its distance to the bound there is no regret.
     over = present - bound
-    return chances, max(0.0, float(over[1:].mean() - over[0]))
+    return solved, max(0.0, float(over[1:].mean() - over[0]))
 
 
 def _prices(values: NDArray[np.float64], costs: NDArray[np.float64], room: NDArray[np.float64]) -> NDArray[np.float64]:

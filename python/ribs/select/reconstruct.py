@@ -26,7 +26,7 @@ from ribs.select.finished import finished_pieces
 from ribs.select.loss import TaskLoss, check_loss, kl_divergence, measure
 from ribs.select.result import Result, SearchCost
 from ribs.select.run import quantize
-from ribs.select.samples import standard_error
+from ribs.select.sampling import standard_error
 
 
 def reconstruct(

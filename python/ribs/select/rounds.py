@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
 from ribs.select.problem import Problem
-from ribs.select.race import Race
+from ribs.select.race import Race, shards_with
 from ribs.select.samples import Choice, Samples
 
-BEGIN = 2  # times the first samples of a race: what is found on too few leads all that follows into a corner
+BEGIN = 128  # samples, at least: what is found on too few leads all that follows into a corner
+AROUND = 64  # samples for the neighbours of a start, which are many
+LOOK = 32  # samples after which a configuration may leave
 BEHIND = 1.5  # standard errors of a difference, by which what is behind the reference leaves a race
 KEPT = 8  # configurations that a race takes to more samples
 
@@ -28,33 +31,34 @@ class Rounds:
         self.problem, self.samples, self.stop = problem, samples, stop
         counts = [len(samples.shards)] if race is None else race.rounds(samples.ends, BEGIN)
         self.racing = race is not None
-        self.count, self.later = counts[0], counts[1:]  # shards that are measured now, and afterwards
-        self.order = list(range(self.count))  # in which they are
-        self.first = self.count  # shards that are measured before anything leaves a race
+        self.first = counts[0]  # shards that are measured first
+        self.count, self.later = counts[0], counts[1:]  # those that are measured now, and afterwards
+        self.look = samples.ends[shards_with(LOOK, samples.ends) - 1]  # samples, before anything leaves
         self.latest = set[Choice]()  # what was asked for last
+        self.own: set[Choice] | None = None  # among which the best is now looked for; None is all
         self.stopped = False
 
-    def measure(self, reference: Choice, choices: Sequence[Choice]) -> None:
-        """Measure them, and exclude what makes losses that are not finite."""
-        self.ask(reference, choices)
+    def measure(self, reference: Choice, choices: Sequence[Choice], shards: int | None = None) -> None:
+        """Measure them as `ask` does, and exclude what makes losses that are not finite."""
+        self.ask(reference, choices, shards)
         self.exclude(reference, choices)
 
-    def ask(self, reference: Choice, choices: Sequence[Choice]) -> None:
-        """Measure them on the shards that are measured now, as far as time allows.
+    def ask(self, reference: Choice, choices: Sequence[Choice], shards: int | None = None) -> None:
+        """Measure them on the shards that are measured now, or the first of these, as far as time allows.
 
         In a race one leaves that is behind the reference on the samples so far, asked whenever these have doubled.
         """
         self.latest = {reference, *choices}
-        samples, going, seen, look = self.samples, list(choices), 0, self.samples.ends[self.first - 1]
-        for shard in self.order:
+        samples, going, look = self.samples, list(choices), self.look
+        count = min(self.count, shards or self.count)
+        for shard in range(count):
             cut = samples.ask_until(self.stop, reference, going, shard)
-            if cut or (shard != self.order[-1] and self.stop()):
+            if cut or (shard != count - 1 and self.stop()):
                 self.stopped = True
                 return
-            seen += samples.shards[shard]
-            if self.racing and seen >= look:
+            if self.racing and samples.ends[shard] >= look:
                 going = [choice for choice in going if not self.behind(choice, reference)]
-                look = 2 * seen
+                look = 2 * samples.ends[shard]
         self.stopped = self.stopped or self.stop()
 
     def behind(self, choice: Choice, reference: Choice) -> bool:
@@ -78,18 +82,22 @@ class Rounds:
         comparable = [choice for choice in self.problem.known(samples) if samples.shards_of(choice) == seen]
         comparable.sort(key=lambda choice: (samples.mean(choice), choice))
         self.count, *self.later = self.later
-        self.order = [*range(seen, self.count), *range(seen)]
         self.measure(reference, comparable[:KEPT])
         # Then the first of what others are compared with: where time is out, it is not known on more than the best.
         self.measure(start, [])
 
-    def rotate(self) -> None:
-        """Begin elsewhere with what is measured next.
+    @contextmanager
+    def apart(self, choices: set[Choice]) -> Iterator[None]:
+        """For a while only these and what is noted count for the best."""
+        self.own = choices
+        try:
+            yield
+        finally:
+            self.own = None
 
-        All that is the best so far did well on what it was first measured on. There, more than elsewhere, it owes this
-        to luck, and most of what is new would be behind it.
-        """
-        self.order = self.order[self.first :] + self.order[: self.first]
+    def note(self, choices: Sequence[Choice]) -> None:
+        if self.own is not None:
+            self.own.update(choices)
 
     def loss(self, choice: Choice) -> float:
         """The mean over its samples; inf where it is not finite or not known."""
@@ -105,9 +113,10 @@ class Rounds:
         return self.loss(reference) + self.samples.difference(choice, reference)[0]
 
     def known(self) -> list[Choice]:
-        """All measured configurations of usable candidates and finite loss within the budgets."""
+        """All measured configurations that count, of usable candidates and finite loss within the budgets."""
         units, problem = np.arange(self.problem.units), self.problem
-        usable = (choice for choice in self.samples.choices if problem.allowed[units, list(choice)].all())
+        counting = (choice for choice in self.samples.choices if self.own is None or choice in self.own)
+        usable = (choice for choice in counting if problem.allowed[units, list(choice)].all())
         return [choice for choice in usable if problem.usable(choice, self.samples)]
 
     def best(self) -> Choice:

@@ -18,6 +18,7 @@ from ribs.quant.reparameterize import reparameterize
 from ribs.quant.units import UnitScheme
 from ribs.recon.methods import Method
 from ribs.select.algorithm import Algorithm, Name
+from ribs.select.arrange import PASSES, arrange
 from ribs.select.bars import Bars
 from ribs.select.bit_table import read_bits
 from ribs.select.budget import Budget
@@ -31,14 +32,13 @@ from ribs.select.plan import Plan, bit_widths
 from ribs.select.race import Race
 from ribs.select.reconstructed import SHARE, Reconstructed, check_recipe_of, check_reconstruction
 from ribs.select.result import Result, SearchCost
-from ribs.select.samples import standard_error
+from ribs.select.sampling import standard_error
 from ribs.select.search import Trace
 from ribs.select.sensitivity import Sensitivity
 from ribs.select.setup import set_up
 
 Profile = Literal["full", "race"]
 Execution = Literal["float32", "int8"]
-RACE_SHARD = 16  # samples: what all candidates see at least; of fewer, a pass costs much more for each
 
 
 def search(
@@ -117,9 +117,10 @@ def search(
     profile: "full" measures on all samples. "race" needs several times less work: Algorithm 1 then stops measuring
         candidates that, by their errors so far, will hardly be in a solution, at the risk that `ribs.select.race.Race`
         states; the adaptive search measures on few samples first, on more only what was best, and stops measuring what
-        falls behind by 1.5 standard errors. The configuration returned is measured on all samples either way. With
-        `reconstruct`, "full" does all of its iterations for every configuration, and "race" most of them only once for
-        each bit-width (docs/reconstruction.md).
+        falls behind by 1.5 standard errors. Which samples are first is drawn by how much they matter at two uniform
+        configurations, for three passes over all (`ribs.select.arrange`), whatever `max_seconds`. The configuration
+        returned is measured on all samples either way. With `reconstruct`, "full" does all of its iterations for every
+        configuration, and "race" most of them only once for each bit-width (docs/reconstruction.md).
     execution: "int8" runs the candidates as products of 8-bit integers where there is an operator for it, several times
         faster on CPUs that can. Its losses differ from those in float32 by rounding; the difference at the
         configuration found is measured and reported, and the loss of the result is that in float32.
@@ -181,15 +182,14 @@ def search(
     if reconstruct is not None:
         check_recipe_of(network)
     racing = profile == "race" and reconstruct is None  # a reconstruction needs all samples
-    shards = [shard for batch in batches for shard in batch.split(RACE_SHARD)] if racing else batches
     if execution == "int8":
         _check_int8(network)
     callbacks = str([on_iteration is not None, on_probe is not None])
     same = {"budget": str(plan.limits), "algorithm": str(way), "profile": profile, "callbacks": callbacks}
-    with measuring(model, setup, shards, options, same) as measures:
+    with measuring(model, setup, batches, options, same) as measures:
         sensitivity, bars = measures.sensitivity, measures.bars
         losses_ahead, work = way.work(plan, racing)
-        work = sensitivity.passes_before + work * sensitivity.passes_of_a_loss
+        work = sensitivity.passes_before + work * sensitivity.passes_of_a_loss + racing * PASSES
         at_most = way.iterations_for(len(network.units), racing)
         events = Events(
             plan,
@@ -210,14 +210,19 @@ def search(
         bars.start_search(work)
 
         with _executed(network, execution, cache_mib):
+            measure, sizes = events.telling(sensitivity), None
+            if racing:
+                assert isinstance(sensitivity, Sensitivity)
+                sizes = arrange(sensitivity, measure, plan, batches, seed)
             trace = way.run(
                 plan,
-                events.telling(sensitivity),
+                measure,
                 sensitivity.samples,
                 race=Race() if racing else None,
                 seed=seed,
                 stop=measures.out_of_time,
                 at_a_time=None if reconstruct is None else measures.ranks.count,
+                sizes=sizes,
                 agree=measures.ranks.first,
                 on_iteration=lambda iteration: events.iteration(iteration, sensitivity.forward_equivalents),
             )

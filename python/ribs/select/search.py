@@ -95,6 +95,7 @@ def repeated_ilp(
     seed: int = 0,
     stop: Callable[[], bool] = lambda: False,
     at_a_time: int | None = None,
+    sizes: ArrayLike | None = None,
     on_iteration: Callable[[Iteration], None] = lambda iteration: None,
 ) -> Trace:
     """Search the configuration of least loss within the budgets by repeated ILP (RIBS, Algorithm 1).
@@ -117,6 +118,7 @@ def repeated_ilp(
         and is the last; only the configurations found are still measured on all.
     at_a_time: how many candidates are measured between two looks at `stop`, once the reference is within the budgets;
         the iteration then makes do with the candidates measured so far. By default those of a shard are never divided.
+    sizes: [samples] by which the samples are in order (`ribs.select.sampling`); by default they are alike.
     on_iteration: told of every iteration after it is done.
 
     Each program is over the selected units, with the budgets less what the other units cost, and with every
@@ -131,7 +133,7 @@ def repeated_ilp(
     """
     problem = Problem(costs, limits, allowed)
     reference = problem.check(start, update_sizes)
-    first, samples = reference, Samples(measure, shards, at_a_time)
+    first, samples = reference, Samples(measure, shards, at_a_time, sizes)
     samples.ask([first], 0)
     generator, iterations, stopped = np.random.default_rng(seed), list[Iteration](), False
     least = 2 * race.first if race is not None else samples.total

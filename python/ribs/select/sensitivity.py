@@ -61,17 +61,29 @@ class Sensitivity(Measurement):
         progress: Callable[[float], None] = lambda work: None,
     ) -> None:
         super().__init__(network, shards, candidates, loss, ranks=ranks, known=known, record=record, progress=progress)
-        self._held: dict[int, tuple[int, Choice]] = {}  # what the slots would hold if nothing had been known
         self._limit = cache_mib * MIB
         self._most = max(map(len, candidates)) - 1  # candidates of a unit beside the reference's
+        self._replay = Replay(network)
+        self._forget()
+
+    def _forget(self) -> None:
+        """All that depends on the shards."""
+        self._held: dict[int, tuple[int, Choice]] = {}  # what the slots would hold if nothing had been known
         self._beside: set[int] = set()
         # Whether what runs side by side was found to be the same as single passes, by unit and size of a shard.
         self._same_beside: dict[tuple[int, int], bool] = {}
-        self._replay = Replay(network)
         self._plan: Plan | None = None
         self._slots: list[_Slot] = []
         self._graphs: Graphs | None = None
         self._captured_around: Choice = ()
+
+    def arrange(self, shards: Sequence[Inputs]) -> None:
+        """From now on measure on other shards of the same samples; they are numbered after those so far."""
+        self._before += len(self._shards)
+        self._shards = shards
+        self.samples = tuple(shard.samples for shard in shards)
+        self._forget()
+        self._float_outputs = self._run_float()
 
     def _jobs(self, reference: Choice, choices: Sequence[Choice]) -> Iterator[list[Choice]]:
         """The configurations one by one, but all other candidates of a unit as one job where they run side by side."""
@@ -103,7 +115,7 @@ class Sensitivity(Measurement):
                 rows = []
                 for choice, losses in zip(job, found, strict=True):
                     rows.append(losses)
-                    self._record(choice, shard, losses)
+                    self._record(*self._key(choice, shard), losses)
                 yield np.stack(rows)
 
     def _launcher(self, reference: Choice, held: Held) -> Callable[[Replay, Choice], Losses]:
@@ -236,10 +248,10 @@ class Sensitivity(Measurement):
 
     def _count(self, choices: Sequence[Choice], shard: int) -> float:
         """Add up the work as if nothing was known, which does not depend on interruptions or processes."""
-        new = [choice for choice in dict.fromkeys(choices) if (choice, shard) not in self._asked]
+        new = [choice for choice in dict.fromkeys(choices) if self._key(choice, shard) not in self._asked]
         if not new:
             return 0.0
-        self._asked.update((choice, shard) for choice in new)
+        self._asked.update(self._key(choice, shard) for choice in new)
         reference, place = choices[0], self._place(shard)
         held, before = self._held.get(place, (-1, reference))
         self._held[place] = shard, reference
