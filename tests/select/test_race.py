@@ -156,15 +156,22 @@ def test_no_optimal_candidate_is_out_where_nothing_is_uncertain(budgets):
         assert regret == pytest.approx(0.0, abs=1e-9)
 
 
-def test_expected_regret_against_enumeration():
-    """Of two candidates a known mean apart, each with the error of its mean: E max(0, X), X normal."""
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_expected_regret_against_enumeration(spread):
+    """Of two candidates a known mean apart, each with the error of its mean: E max(0, X), X normal.
+
+    spread: of the logarithms of the samples' sizes.
+    """
     rng = np.random.default_rng(0)
-    seen, every, gap = 400, 1600, 0.03
-    noise = rng.normal(size=seen)
+    seen, every = 400, 1600
+    sampling = Sampling(np.exp(spread * rng.normal(size=every)))
     paired = np.zeros((seen, 1, 2))
-    paired[:, 0, 1] = gap + (noise - noise.mean()) / noise.std(ddof=1)
-    chances, regret = outlook(paired, np.array([0]), np.zeros((1, 2, 1)), np.zeros(1), Sampling([1.0] * every))
-    error = math.sqrt((1 - seen / every) / seen)
+    paired[:, 0, 1] = rng.normal(size=seen) * sampling.chances(seen)  # so that each part of the mean matters
+    error = sampling.error_left(paired[:, 0, 1])
+    paired[:, 0, 1] += (0.7 * error - sampling.mean(paired[:, 0, 1])) / sampling.mean(np.ones(seen))
+    gap, error = sampling.mean(paired[:, 0, 1]), sampling.error_left(paired[:, 0, 1])
+    assert gap > 0
+    chances, regret = outlook(paired, np.array([0]), np.zeros((1, 2, 1)), np.zeros(1), sampling)
     z = gap / error
     above = 0.5 * math.erfc(z / math.sqrt(2))
     assert chances[0, 1] == pytest.approx(above, abs=0.1)

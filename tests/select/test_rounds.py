@@ -179,3 +179,32 @@ def test_a_race_ends_where_nothing_better_is_found_for_a_while(monkeypatch, seed
     assert len(losses) - 1 - max([first - 1, *improved]) == last
     # On the first 128 it went on twice as long, at each of two starts.
     assert first - 1 - max(i for i in improved if i < first) >= 16
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_race_descends_again_from_what_is_unlike_the_best(monkeypatch, seed):
+    shards, descents = (8,) * 32, []
+    network, descend = Network(seed, units=12, samples=shards), Adaptive.descend
+
+    def watched(search, start, size):
+        before, known = search.best(), dict.fromkeys(search.samples.choices)
+        end = descend(search, start, size)
+        descents.append((start, before, known, search.best(), search.own))
+        return end
+
+    monkeypatch.setattr(Adaptive, "descend", watched)
+    trace = network.search(network.limit(3), iterations=400, shards=shards, race=Race())
+    first, second, last = descents
+    assert first[0] is not None and last[0] is None
+
+    def changes(choice):
+        return sum(a != b for a, b in zip(choice, first[3], strict=True))
+
+    within = [choice for choice in second[2] if network.cost(choice) <= network.limit(3)[0] and changes(choice) >= 3]
+    # All samples have the same loss.
+    assert second[0] == min(within, key=network.loss)
+    # Meanwhile nothing of the first descent was the best, and in the end the better of both is.
+    assert second[1] == second[0] and second[3] in second[4]
+    assert network.loss(second[3]) <= network.loss(second[0])
+    assert last[4] is None and network.loss(last[1]) <= min(network.loss(first[3]), network.loss(second[3])) + 1e-12
+    assert network.loss(trace.best_choice) <= network.loss(last[1]) + 1e-12
