@@ -52,14 +52,14 @@ def test_samples_come_by_their_losses_at_two_uniform_configurations(bits, levels
     expected = sizes_of(losses)
     order = order_of(expected, 5)
     assert sizes == pytest.approx(expected[order], rel=1e-4)
-    assert sensitivity.samples == (16,) * 5 + (10,)
+    assert sensitivity.samples == (32, 32, 26)
     assert sorted(recorded) == sorted([*range(BATCHES)] * len(losses))
     best = tuple(len(options) - 1 for options in plan.candidates)
     model = ribs.quantize(network(), batches, bits[-1], units="layer", progress=False).model
     with torch.no_grad():
         found = kl_divergence(network()(data), model(data)).numpy()[order]
     assert sensitivity.evaluate(best) == pytest.approx(found, rel=1e-3, abs=1e-9)
-    assert recorded[-6:] == [BATCHES + shard for shard in range(6)], "the journal's numbers go on"
+    assert recorded[-3:] == [BATCHES + shard for shard in range(3)], "the journal's numbers go on"
 
 
 def test_work_is_counted_and_nothing_is_measured_twice():
@@ -88,7 +88,7 @@ def test_samples_of_other_shapes_stay_where_they_are():
     shards, quantized, plan = prepared(batches, (2, 4, 8), AnySize().eval())
     sensitivity = Sensitivity(quantized, shards, plan.candidates, kl_divergence)
     assert arrange(sensitivity, sensitivity.measure, plan, shards, seed=0) is None
-    assert sensitivity.samples == (SHARD, SHARD, 40 - 2 * SHARD) * 8
+    assert sensitivity.samples == (SHARD, 40 - SHARD) * 8
     result = search(AnySize().eval(), batches, profile="race", iterations=20)
     again = ribs.quantize(AnySize().eval(), batches, result.bits, units="layer", progress=False)
     assert result.loss == pytest.approx(again.loss, rel=1e-5)
@@ -120,7 +120,7 @@ def test_a_full_search_and_a_race_use_the_same_journal(tmp_path):
 
 
 def test_every_sample_is_in_one_shard_however_many_there_are():
-    for count, batch in itertools.product((1, 15, 16, 17, 100), (1, 7, 100)):
+    for count, batch in itertools.product((1, 31, 32, 33, 100), (1, 7, 100)):
         batches = list(torch.randn(count, 1, 8, 8).split(batch))
         shards, quantized, plan = prepared(batches, (2, 4, 8))
         sensitivity = Sensitivity(quantized, shards, plan.candidates, kl_divergence)

@@ -13,7 +13,7 @@ from ribs.select.samples import Choice, Measure
 from ribs.select.sampling import order_of, sizes_of
 from ribs.select.sensitivity import Sensitivity
 
-SHARD = 16  # samples: of fewer, a pass costs much more for each
+SHARD = 32  # samples: of fewer, a pass costs more for each, and nothing is decided on fewer
 LEVELS = (1 / 3, 2 / 3)  # how far from the noisiest candidates to the others the configurations are that order samples
 PASSES = len(LEVELS) + 1  # before a race, those and one of the float network
 
