@@ -89,6 +89,16 @@ def test_a_search_ends_the_same(capture, monkeypatch, algorithm):
     assert found == content(search(data=loader(6), algorithm=algorithm))
 
 
+@pytest.mark.parametrize("algorithm", ["paper", "adaptive"])
+def test_a_race_on_shards_of_its_own_ends_the_same(capture, monkeypatch, algorithm):
+    """Passes were captured on the batches first, when two configurations were measured there."""
+    options = {"data": loader(16, 20), "algorithm": algorithm, "profile": "race", "bits": range(2, 9)}
+    found = content(search(**options))
+    assert capture.captured
+    monkeypatch.setattr(sensitivity, "CAPTURES", {})
+    assert content(search(**options)) == found
+
+
 def test_what_cannot_be_captured_runs_as_it_is(monkeypatch, caplog):
     tried = []
 

@@ -45,6 +45,14 @@ def test_a_search_finds_what_it_finds_on_the_cpu(algorithm: str) -> None:
     assert next(found.model.parameters()).is_cuda
 
 
+def test_a_race_finds_what_it_finds_on_the_cpu() -> None:
+    data = loader(12, 32)
+    on_cpu = search(data=data, profile="race")
+    on_gpu = search(network().cuda(), there(data), profile="race")
+    assert on_gpu.bits == on_cpu.bits
+    assert on_gpu.loss == pytest.approx(on_cpu.loss, rel=1e-3)
+
+
 def test_the_same_call_gives_the_same_bytes() -> None:
     def once() -> str:
         found = search(network().cuda(), there(loader()))
