@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -107,6 +108,17 @@ def test_no_time_at_all_still_profiles_one_batch():
     assert result.stopped
     assert [set(unit.values()) for unit in result.history[0].samples.values()] == [{8}] * 3
     assert result.loss == pytest.approx(full_loss(result.bits, loader(batches=6)), rel=1e-5)
+
+
+@pytest.mark.parametrize("iterations", [4, 40])
+def test_a_race_takes_no_more_losses_than_was_said(capsys, iterations):
+    measured = set()
+    options = {"data": MANY, "bits": range(2, 9), "activation_bits": range(2, 9), "budget": "4/4", "profile": "race"}
+    search(iterations=iterations, progress=True, on_probe=lambda probe: measured.add(str(probe.bits)), **options)
+    said = int(re.search(r"at most (\d+) losses", capsys.readouterr().err)[1])
+    # Two that order the samples, a start, four neighbours of each of three units at two starts, two in each iteration.
+    assert said == 2 + 1 + 2 * 3 * 4 + 2 * iterations
+    assert len(measured) <= said
 
 
 def test_the_forecast_is_what_a_full_search_takes(capsys):

@@ -59,8 +59,8 @@ class Algorithm:
             work = share * float(np.dot(others, from_unit_on)) + n
             return round(share * sum(others)) + n + 1, work + n + 2
         neighbours, neighbours_work = work_of_neighbours(plan)
-        proposals = (IN_A_RACE if racing else PROPOSALS) * n
-        return neighbours + proposals + 1, neighbours_work + proposals + 2
+        starts, proposals = (2, IN_A_RACE * n) if racing else (1, PROPOSALS * n)
+        return starts * neighbours + proposals + 1, starts * neighbours_work + proposals + 2
 
     def update_sizes(self, units: int) -> list[int]:
         """The paper's M of each iteration: all units in the first."""

@@ -18,7 +18,7 @@ from ribs.quant.reparameterize import reparameterize
 from ribs.quant.units import UnitScheme
 from ribs.recon.methods import Method
 from ribs.select.algorithm import Algorithm, Name
-from ribs.select.arrange import PASSES, arrange
+from ribs.select.arrange import LEVELS, PASSES, arrange
 from ribs.select.bars import Bars
 from ribs.select.bit_table import read_bits
 from ribs.select.budget import Budget
@@ -189,6 +189,7 @@ def search(
     with measuring(model, setup, batches, options, same) as measures:
         sensitivity, bars = measures.sensitivity, measures.bars
         losses_ahead, work = way.work(plan, racing)
+        losses_ahead += racing * len(LEVELS)
         work = sensitivity.passes_before + work * sensitivity.passes_of_a_loss + racing * PASSES
         at_most = way.iterations_for(len(network.units), racing)
         events = Events(
